@@ -1,0 +1,253 @@
+"""AverConfig: the paper's numbers as defaults, what the paper leaves open as our choices, and the checks of both."""
+
+import math
+
+from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.configuration_auto import AutoConfig
+
+CREMA_D_EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
+
+FUSION_LAYER_TYPES = ("msa", "isa", "ica")
+POSITION_EMBEDDING_TYPES = ("tarope", "rope", "sinusoidal", "learnable", "none")
+
+# Encoders that read the waveform by a stack of convolutions, and those that read a spectrogram: (frames of the
+# spectrogram a second, spectrogram frames to one frame of the encoder).
+WAVEFORM_ENCODERS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+SPECTROGRAM_ENCODERS = {"whisper": (100.0, 2), "wav2vec2-bert": (50.0, 1)}
+
+# The shape of facebook/wav2vec2-large-xlsr-53. Its pretraining dropouts are kept; layer drop and SpecAugment are off,
+# because the paper names no augmentation and because skipped layers leave parameters without a gradient under DDP.
+XLSR_53 = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.0,
+}
+
+
+class AverConfig(PreTrainedConfig):
+    """
+    Configuration of an audio-visual emotion model with TaRoPE and the CTM loss (Koo et al.). The defaults are the
+    paper's; entries marked *our choice* fill what the paper leaves open.
+
+    Args:
+        audio_config (`PreTrainedConfig` or `dict`, *optional*):
+            Any Hugging Face audio encoder: wav2vec2, hubert, wavlm, data2vec-audio, unispeech, unispeech-sat,
+            wav2vec2-bert, whisper (its encoder). Defaults to the shape of `facebook/wav2vec2-large-xlsr-53`.
+        sampling_rate (`int`, *optional*, defaults to 16000): Of the waveform, in Hz.
+        num_action_units (`int`, *optional*, defaults to 35):
+            Channels of a video frame: 17 intensities, then 18 presences of OpenFace. Other features have other sizes.
+        video_frame_rate (`float`, *optional*, defaults to 30.0):
+            η_v in Hz, used where a batch brings no `video_timestamps`.
+        hidden_size (`int`, *optional*, defaults to 512): d_model.
+        num_attention_heads (`int`, *optional*, defaults to 8): *Our choice.*
+        intermediate_size (`int`, *optional*, defaults to 2048):
+            *Our choice*: four such layers have Table 2's 12.61M parameters to the digit.
+        hidden_act (`str`, *optional*, defaults to `"relu"`): *Our choice*, as in `torch.nn.TransformerEncoderLayer`.
+        dropout (`float`, *optional*, defaults to 0.1): *Our choice*, likewise: attention, feed-forward, residual.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): *Our choice*; layers are post-norm.
+        initializer_range (`float`, *optional*, defaults to 0.02): *Our choice*: deviation of new linear weights.
+        fusion_layers (`list[str]`, *optional*, defaults to `["msa", "msa"]`):
+            A row of Table 2. `msa`: one layer over both streams. `isa`: one layer a stream, within it. `ica`: one
+            layer a stream, which hears only the other. `[]` is Concat: tokens go straight to the pooling.
+        position_embedding_type (`str`, *optional*, defaults to `"tarope"`):
+            A row of Table 3: `tarope` rotates by `timestamp × audio_frame_rate`; `rope`, `sinusoidal` and `learnable`
+            count the frames of each stream from 0 (*our choice*, so that equal rates make RoPE equal TaRoPE);
+            `none` is the control without positions.
+        rope_theta (`float`, *optional*, defaults to 10000.0): θ_base of eq. 3.
+        max_position_embeddings (`int`, *optional*, defaults to 1500):
+            Rows of the `learnable` table, in frames: 30 s at 50 Hz. *Our choice.*
+        ctm_loss_weight (`float`, *optional*, defaults to 0.5):
+            λ_ctm of eq. 12. 0 is Table 3's column without CTM: the model then has no CTM projections.
+        ctm_projection_dim (`int`, *optional*, defaults to 128): d_emb. The projections are linear, *our choice*.
+        ctm_sigma (`float`, *optional*, defaults to 0.5): σ of eq. 6, in seconds.
+        ctm_temperature (`float`, *optional*, defaults to 0.07): τ of eq. 7-8.
+        id2label (`dict[int, str]`, *optional*): Defaults to CREMA-D's six emotions.
+
+    Raises:
+        `ValueError`: for a value that no model can have, naming it and what is allowed.
+
+    Example:
+
+    ```python
+    AverConfig()                                                      # the paper's model
+    AverConfig(position_embedding_type="rope", ctm_loss_weight=0.0)   # Table 3, row RoPE, column w/o
+    AverConfig(fusion_layers=["isa", "ica"], ctm_loss_weight=0.0)     # Table 2, row ISA + ICA
+    ```
+    """
+
+    model_type = "aver"
+    sub_configs_defaults = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2", init_kwargs=XLSR_53)
+    }
+    keys_to_ignore_at_inference = [
+        *("audio_embeds", "video_embeds", "audio_timestamps", "video_timestamps", "audio_mask", "video_mask"),
+        *("classification_loss", "ctm_loss", "hidden_states", "attentions"),
+    ]
+
+    audio_config: dict | PreTrainedConfig | None = None
+    sampling_rate: int = 16_000
+    num_action_units: int = 35
+    video_frame_rate: float = 30.0
+    hidden_size: int = 512
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    hidden_act: str = "relu"
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    fusion_layers: list[str] | tuple[str, ...] = ("msa", "msa")
+    position_embedding_type: str = "tarope"
+    rope_theta: float = 10_000.0
+    max_position_embeddings: int = 1500
+    ctm_loss_weight: float = 0.5
+    ctm_projection_dim: int = 128
+    ctm_sigma: float = 0.5
+    ctm_temperature: float = 0.07
+
+    def __post_init__(self, **kwargs):
+        if self.id2label is None and kwargs.get("num_labels") is None:
+            self.id2label = dict(enumerate(CREMA_D_EMOTIONS))
+        self._check_types()
+        self.fusion_layers = list(self.fusion_layers)
+        super().__post_init__(**kwargs)
+        self.label2id = {label: index for index, label in self.id2label.items()}
+        self._check_numbers()
+        self._check_words()
+        self._check_labels()
+        self._check_audio_encoder()
+
+    @property
+    def num_hidden_layers(self):
+        """Fusion blocks, each of one layer (msa) or of one a stream (isa, ica)."""
+        return len(self.fusion_layers)
+
+    @property
+    def audio_input_name(self):
+        """What the audio encoder reads: `input_values` (a waveform) or `input_features` (a spectrogram)."""
+        return "input_features" if self.audio_config.model_type in SPECTROGRAM_ENCODERS else "input_values"
+
+    @property
+    def audio_frame_rate(self):
+        """η_a in Hz, from the strides of the audio encoder: 50.0 for xlsr."""
+        if self.audio_config.model_type in SPECTROGRAM_ENCODERS:
+            spectrogram_rate, stride = SPECTROGRAM_ENCODERS[self.audio_config.model_type]
+            return spectrogram_rate / stride
+        return self.sampling_rate / math.prod(self.audio_config.conv_stride)
+
+    def num_audio_frames(self, num_inputs):
+        """
+        Frames that the audio encoder makes of `num_inputs` samples (or spectrogram frames): its convolutions' own
+        arithmetic, never rate × duration. 16,000 samples give 49 frames of xlsr.
+
+        Args:
+            num_inputs (`int` or integer `torch.Tensor`): Real inputs, without padding.
+
+        Returns:
+            The same type; 0 where the input is shorter than one frame.
+        """
+        if self.audio_config.model_type in SPECTROGRAM_ENCODERS:
+            _, stride = SPECTROGRAM_ENCODERS[self.audio_config.model_type]
+            return (num_inputs + stride - 1) // stride
+        frames = num_inputs
+        for kernel, stride in zip(self.audio_config.conv_kernel, self.audio_config.conv_stride, strict=True):
+            frames = (frames - kernel) // stride + 1
+        return frames * (frames > 0)
+
+    @property
+    def min_audio_inputs(self):
+        """Samples (or spectrogram frames) that one frame of the audio encoder needs: 400 for xlsr, 25 ms."""
+        if self.audio_config.model_type in SPECTROGRAM_ENCODERS:
+            return 1
+        inputs = 1
+        for kernel, stride in zip(self.audio_config.conv_kernel[::-1], self.audio_config.conv_stride[::-1], strict=True):
+            inputs = (inputs - 1) * stride + kernel
+        return inputs
+
+    def _check_types(self):
+        if not isinstance(self.fusion_layers, list | tuple):
+            raise ValueError(f"`fusion_layers` ({self.fusion_layers!r}) must be a list of {_listed(FUSION_LAYER_TYPES)}.")
+        if not isinstance(self.id2label, dict | None):
+            raise ValueError(f"`id2label` ({self.id2label!r}) must map the numbers 0, 1, 2 … to names.")
+        if not isinstance(self.audio_config, dict | PreTrainedConfig | None):
+            raise ValueError(f"`audio_config` ({self.audio_config!r}) must be a configuration or a dict of its values.")
+        if isinstance(self.audio_config, dict):
+            _check_audio_encoder_type(self.audio_config.get("model_type", "wav2vec2"))
+
+    def _check_numbers(self):
+        integers = ("sampling_rate", "num_action_units", "hidden_size", "num_attention_heads", "intermediate_size")
+        for name in (*integers, "max_position_embeddings", "ctm_projection_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` ({value!r}) must be a positive integer.")
+        positive = ("video_frame_rate", "layer_norm_eps", "rope_theta", "ctm_sigma", "ctm_temperature")
+        for name in positive:
+            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a positive number.")
+        for name in ("initializer_range", "ctm_loss_weight"):
+            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a number of at least 0.")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` ({self.dropout!r}) must be a number of at least 0 and below 1.")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of twice `num_attention_heads` "
+                f"({self.num_attention_heads}): rotary embeddings turn pairs of channels within each head."
+            )
+
+    def _check_words(self):
+        from transformers.activations import ACT2FN
+
+        unknown = [word for word in self.fusion_layers if word not in FUSION_LAYER_TYPES]
+        if unknown:
+            raise ValueError(f"`fusion_layers` may hold {_listed(FUSION_LAYER_TYPES)}; got {_listed(unknown)}.")
+        if self.position_embedding_type not in POSITION_EMBEDDING_TYPES:
+            raise ValueError(
+                f"`position_embedding_type` ({self.position_embedding_type!r}) must be one of "
+                f"{_listed(POSITION_EMBEDDING_TYPES)}."
+            )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` ({self.hidden_act!r}) must be one of {_listed(ACT2FN)}.")
+
+    def _check_labels(self):
+        if sorted(self.id2label) != list(range(len(self.id2label))) or not self.id2label:
+            raise ValueError(f"`id2label` must number its labels 0, 1, 2 …, but has the keys {sorted(self.id2label)}.")
+        if len(self.label2id) != len(self.id2label):
+            raise ValueError(f"`id2label` must name each label once, but has {_listed(self.id2label.values())}.")
+
+    def _check_audio_encoder(self):
+        model_type = self.audio_config.model_type
+        _check_audio_encoder_type(model_type)
+        if model_type in SPECTROGRAM_ENCODERS and self.sampling_rate != 16_000:
+            raise ValueError(f"`sampling_rate` ({self.sampling_rate}) must be 16000 for {model_type}'s spectrogram.")
+        if getattr(self.audio_config, "add_adapter", False):
+            raise ValueError(
+                "`audio_config.add_adapter` (True) must be False: an adapter changes the frame rate of the encoder."
+            )
+        if model_type in WAVEFORM_ENCODERS:
+            steps = (*self.audio_config.conv_kernel, *self.audio_config.conv_stride)
+            if not steps or any(not isinstance(step, int) or step < 1 for step in steps):
+                raise ValueError(
+                    f"`audio_config.conv_kernel` ({list(self.audio_config.conv_kernel)}) and `conv_stride` "
+                    f"({list(self.audio_config.conv_stride)}) must hold positive integers."
+                )
+
+
+def _check_audio_encoder_type(model_type):
+    known = (*WAVEFORM_ENCODERS, *SPECTROGRAM_ENCODERS)
+    if model_type not in known:
+        raise ValueError(f"`audio_config.model_type` ({model_type!r}) must be one of {_listed(known)}.")
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _listed(words):
+    return ", ".join(str(word) for word in words)

@@ -1,0 +1,664 @@
+"""The model: encode audio, project both streams, put them on one clock, embed for CTM, fuse, pool, classify (eq. 1-12).
+
+`AverModel` is the trunk, `AverForEmotionClassification` adds the classifier and the losses.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_aver import AverConfig
+from .encoder import FusionEncoder, initialize, masked_mean
+from .losses import cross_temporal_matching_loss
+from .positions import frame_timestamps
+
+IGNORED_LABEL = -100
+
+
+@dataclass
+class AverModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(batch_size, num_audio_frames + num_video_frames, hidden_size)`):
+            Fused tokens, audio first.
+        pooler_output (`torch.Tensor` of shape `(batch_size, hidden_size)`): Mean of the real tokens of both streams.
+        audio_embeds, video_embeds (`torch.Tensor` of shape `(batch_size, num_frames, ctm_projection_dim)`, *optional*):
+            E of eq. 6-8, unit vectors, float32. `None` where `ctm_loss_weight` is 0.
+        audio_timestamps, video_timestamps (`torch.Tensor` of shape `(batch_size, num_frames)`): Seconds on one clock.
+        audio_mask, video_mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): `True` for real frames.
+        hidden_states (`tuple(torch.Tensor)`, *optional*):
+            Tokens of both streams before the first fusion block (F of eq. 1-2, with absolute positions if any) and
+            after each one.
+        attentions (`tuple(torch.Tensor)`, *optional*): Of the fusion layers; see [`FusionEncoderOutput`].
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    audio_timestamps: torch.Tensor | None = None
+    video_timestamps: torch.Tensor | None = None
+    audio_mask: torch.Tensor | None = None
+    video_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class AverClassifierOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.Tensor`, *optional*):
+            L_total of eq. 12 in nats, where `labels` are given: `classification_loss + ctm_loss_weight × ctm_loss`.
+        logits (`torch.Tensor` of shape `(batch_size, num_labels)`): Scores before the softmax.
+        classification_loss (`torch.Tensor`, *optional*): L_cls, cross-entropy in nats.
+        ctm_loss (`torch.Tensor`, *optional*): L_ctm of eq. 11 in nats; `None` where `ctm_loss_weight` is 0.
+
+    The other fields are those of [`AverModelOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    classification_loss: torch.Tensor | None = None
+    ctm_loss: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    audio_timestamps: torch.Tensor | None = None
+    video_timestamps: torch.Tensor | None = None
+    audio_mask: torch.Tensor | None = None
+    video_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+# ── audio encoders whose padding would leak into real frames ──────────────────────────────────────────────────────────
+
+
+class MaskedGroupNormConvolutions(nn.Module):
+    """
+    The convolutional front of wav2vec2-base and its kin, whose first layer normalizes each channel over time: padding
+    would enter that mean. Reads `(batch_size, 2, num_samples)`, the waveform and its mask, because the encoder around
+    it passes on what it is given; holds the encoder's own layers, so checkpoints keep their names.
+    """
+
+    def __init__(self, feature_extractor):
+        super().__init__()
+        self.conv_layers = feature_extractor.conv_layers
+
+    def forward(self, waveform_and_mask):
+        waveform, mask = waveform_and_mask.unbind(dim=1)
+        first, *rest = self.conv_layers
+        hidden_states = first.conv(waveform[:, None])
+        lengths = (mask > 0).sum(dim=1)
+        lengths = (lengths - first.conv.kernel_size[0]) // first.conv.stride[0] + 1
+        hidden_states = first.activation(_masked_group_norm(first.layer_norm, hidden_states, lengths))
+        for layer in rest:
+            hidden_states = layer(hidden_states)
+        return hidden_states
+
+    def _freeze_parameters(self):
+        self.requires_grad_(False)
+
+
+def _masked_group_norm(norm, states, lengths):
+    """`norm`, a GroupNorm of one channel a group, over the first `lengths` frames of `states (B, C, T)`."""
+    mask = torch.arange(states.shape[2], device=states.device) < lengths[:, None]
+    weights = mask[:, None].float() / mask.sum(dim=1).clamp(min=1)[:, None, None]
+    wide = states.float()
+    mean = (wide * weights).sum(dim=2, keepdim=True)
+    variance = ((wide - mean) ** 2 * weights).sum(dim=2, keepdim=True)
+    normal = (wide - mean) * torch.rsqrt(variance + norm.eps)
+    return (normal * norm.weight[:, None].float() + norm.bias[:, None].float()).to(states.dtype)
+
+
+class MaskedPositionalConvolutions(nn.Module):
+    """
+    data2vec-audio's five positional convolutions. The encoder zeroes padded frames before the first of them only, and
+    the bias of each would travel into real frames through the next: here padding stays zero between them too.
+    """
+
+    def __init__(self, pos_conv_embed):
+        super().__init__()
+        self.layers = pos_conv_embed.layers
+
+    def forward(self, hidden_states):
+        mask = (hidden_states != 0).any(dim=2)[:, None]  # exactly the frames that the encoder has not zeroed
+        hidden_states = hidden_states.transpose(1, 2)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states).masked_fill(~mask, 0.0)
+        return hidden_states.transpose(1, 2)
+
+
+class WindowedWhisperEncoder(WhisperEncoder):
+    """Whisper's encoder on windows of any length up to 30 s, with a prefix of its position table, and with a mask."""
+
+    def forward(self, input_features, attention_mask, **kwargs):
+        """
+        Args:
+            input_features (`torch.Tensor` of shape `(batch_size, num_mel_bins, num_spectrogram_frames)`): 100 Hz.
+            attention_mask (`torch.BoolTensor` of shape `(batch_size, num_spectrogram_frames)`): `True` for real ones.
+
+        Returns:
+            [`BaseModelOutput`] at 50 Hz: two spectrogram frames, begun or whole, make one frame.
+
+        Raises:
+            `ValueError`: for more frames than the position table has rows.
+        """
+        mask = attention_mask[:, None]
+        hidden_states = F.gelu(self.conv1(input_features)).masked_fill(~mask, 0.0)
+        hidden_states = F.gelu(self.conv2(hidden_states)).transpose(1, 2)
+        if hidden_states.shape[1] > self.max_source_positions:
+            raise ValueError(
+                f"`input_features` has {input_features.shape[2]} frames ({input_features.shape[2] / 100:.1f} s) but "
+                f"this whisper encoder hears at most {2 * self.max_source_positions}: cut the recording into windows."
+            )
+        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
+        hidden_states = F.dropout(hidden_states, p=self.dropout, training=self.training)
+        mask = create_bidirectional_mask(self.config, inputs_embeds=hidden_states, attention_mask=attention_mask[:, ::2])
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states))
+
+
+def build_audio_encoder(audio_config):
+    """A new encoder of `audio_config` whose real frames never depend on padding; parameter names are transformers'."""
+    if audio_config.model_type == "whisper":
+        return WindowedWhisperEncoder(audio_config)
+    if not MODEL_MAPPING[type(audio_config)]._supports_sdpa:
+        audio_config._attn_implementation = "eager"  # wavlm has one attention, and refuses every other word
+    encoder = AutoModel.from_config(audio_config)
+    if audio_config.model_type == "data2vec-audio":
+        encoder.encoder.pos_conv_embed = MaskedPositionalConvolutions(encoder.encoder.pos_conv_embed)
+    elif _normalizes_over_time(audio_config):
+        encoder.feature_extractor = MaskedGroupNormConvolutions(encoder.feature_extractor)
+    return encoder
+
+
+def _normalizes_over_time(audio_config):
+    return "feat_extract_norm" in audio_config.to_dict() and audio_config.feat_extract_norm == "group"
+
+
+# ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AverPreTrainedModel(PreTrainedModel):
+    """Loading, saving, initialization and attention backends, as everywhere in transformers."""
+
+    config_class = AverConfig
+    base_model_prefix = "aver"
+    main_input_name = "input_values"
+    input_modalities = ("audio", "video")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FusionLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self.main_input_name = config.audio_input_name
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        initialize(module, self.config.initializer_range)
+
+    @classmethod
+    def from_audio_pretrained(cls, audio_model_name_or_path, config=None, *, use_safetensors=True, **kwargs):
+        """
+        A new model around a pretrained audio encoder; everything else is freshly initialized.
+
+        Args:
+            audio_model_name_or_path (`str`):
+                A Hub id as `"facebook/wav2vec2-large-xlsr-53"`, or a folder.
+            config (`AverConfig`, *optional*):
+                Everything but `audio_config`, which comes with the encoder. Its layer drop and SpecAugment are switched
+                off, as in the default `audio_config` (*our choice*); set them in `model.config.audio_config` for more.
+            use_safetensors (`bool`, *optional*, defaults to `True`):
+                Read only `.safetensors`. `False` also reads `pytorch_model.bin` by torch's weights-only loader.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only` of `from_pretrained`.
+
+        Raises:
+            `ValueError`: if the checkpoint lacks weights of the encoder, naming them.
+        """
+        audio_config = AutoConfig.from_pretrained(audio_model_name_or_path, **kwargs)
+        for name in ("layerdrop", "encoder_layerdrop", "mask_time_prob", "mask_feature_prob"):
+            if name in audio_config.to_dict():
+                setattr(audio_config, name, 0.0)
+        values = {} if config is None else config.to_dict()
+        model = cls(AverConfig.from_dict({**values, "audio_config": audio_config}))
+        encoder = model.base_model.audio_encoder
+        kwargs = {"config": audio_config, "use_safetensors": use_safetensors, "output_loading_info": True, **kwargs}
+        if isinstance(encoder, WhisperEncoder):  # whole whisper checkpoints hold it as `model.encoder`
+            pretrained, report = WhisperEncoder.from_pretrained(
+                audio_model_name_or_path, key_mapping={r"^(model\.)?encoder\.": ""}, **kwargs
+            )
+        else:
+            pretrained, report = AutoModel.from_pretrained(audio_model_name_or_path, **kwargs)
+        if report["missing_keys"]:
+            raise ValueError(
+                f"`{audio_model_name_or_path}` lacks {len(report['missing_keys'])} weights of its "
+                f"{audio_config.model_type} encoder, such as {sorted(report['missing_keys'])[0]}."
+            )
+        encoder.load_state_dict(pretrained.state_dict())
+        return model
+
+    def freeze_feature_encoder(self):
+        """Fixes the convolutional front of the audio encoder (wav2vec2 practice). w2v-bert has none."""
+        encoder = self.base_model.audio_encoder
+        if isinstance(encoder, WhisperEncoder):
+            encoder.conv1.requires_grad_(False)
+            encoder.conv2.requires_grad_(False)
+        elif self.config.audio_input_name == "input_values":
+            encoder.feature_extractor._freeze_parameters()
+
+    def freeze_audio_encoder(self):
+        """Fixes the whole audio encoder, which then also runs without dropout while the rest trains."""
+        self.base_model.audio_encoder.requires_grad_(False)
+        self.base_model.audio_encoder.eval()
+
+
+class AverModel(AverPreTrainedModel):
+    """Audio-visual trunk: two streams in, fused tokens and their mean out (section 2.1)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.audio_encoder = build_audio_encoder(config.audio_config)
+        self.audio_projection = nn.Linear(config.audio_config.hidden_size, config.hidden_size)  # eq. 1
+        self.video_projection = nn.Linear(config.num_action_units, config.hidden_size)  # eq. 2
+        if config.ctm_loss_weight > 0:
+            self.audio_ctm_projection = nn.Linear(config.hidden_size, config.ctm_projection_dim)
+            self.video_ctm_projection = nn.Linear(config.hidden_size, config.ctm_projection_dim)
+        self.fusion_encoder = FusionEncoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.audio_projection
+
+    def train(self, mode=True):
+        """As `torch.nn.Module.train`, but a frozen audio encoder stays in evaluation mode."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.audio_encoder.parameters()):
+            self.audio_encoder.eval()
+        return self
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values=None,
+        action_units=None,
+        attention_mask=None,
+        action_units_mask=None,
+        video_timestamps=None,
+        audio_timestamps=None,
+        input_features=None,
+        output_hidden_states=None,
+        output_attentions=None,
+    ):
+        """
+        Args:
+            input_values (`torch.Tensor` of shape `(batch_size, num_samples)`, *optional*):
+                Waveform at `sampling_rate`, normalized as the audio encoder expects ([`AverProcessor`] does). Absent
+                where nobody in the batch has audio.
+            action_units (`torch.Tensor` of shape `(batch_size, num_video_frames, num_action_units)`, *optional*):
+                A row for each video frame. Absent where nobody in the batch has video.
+            attention_mask (`torch.Tensor` of shape `(batch_size, num_samples)`, *optional*):
+                1 for samples that are **not masked**, 0 for padding on the right. A row of zeros has no audio.
+            action_units_mask (`torch.Tensor` of shape `(batch_size, num_video_frames)`, *optional*):
+                1 for frames that are **not masked**, 0 for padding and failed frames. A row of zeros has no video.
+            video_timestamps (`torch.Tensor` of shape `(batch_size, num_video_frames)`, *optional*):
+                Seconds on the audio's clock, for variable frame rates and start offsets. Defaults to
+                `frame / video_frame_rate`.
+            audio_timestamps (`torch.Tensor` of shape `(batch_size, num_audio_frames)`, *optional*):
+                Seconds. Defaults to `frame / audio_frame_rate`.
+            input_features (`torch.Tensor`, *optional*):
+                In place of `input_values` where the encoder reads a spectrogram: `(batch_size, num_mel_bins,
+                num_spectrogram_frames)` for whisper, `(batch_size, num_spectrogram_frames, 160)` for w2v-bert, with
+                `attention_mask` of shape `(batch_size, num_spectrogram_frames)`.
+            output_hidden_states, output_attentions (`bool`, *optional*): Of the fusion encoder.
+
+        Returns:
+            [`AverModelOutput`]
+
+        Raises:
+            `ValueError`: if no stream is given, shapes do not belong together, or (checked on the CPU only, where it
+            costs no synchronization) values are not finite, times decrease, or a clip has neither stream.
+        """
+        audio_inputs = self._audio_inputs(input_values, input_features)
+        _check_batch(self.config, audio_inputs, action_units)
+        audio_input_mask = _audio_input_mask(self.config, audio_inputs, attention_mask)
+        video_mask = _video_mask(self.config, action_units, action_units_mask)
+        if _readable(audio_inputs, action_units, attention_mask, action_units_mask, video_timestamps):
+            _check_values(self.config, audio_inputs, action_units, audio_input_mask, video_mask, video_timestamps)
+
+        audio_states, audio_mask = self._audio_tokens(audio_inputs, audio_input_mask, like=action_units)
+        video_states, video_mask = self._video_tokens(action_units, video_mask, like=audio_states)
+        audio_timestamps = self._timestamps("audio", audio_timestamps, audio_mask)
+        video_timestamps = self._timestamps("video", video_timestamps, video_mask)
+
+        fused = self.fusion_encoder(
+            audio_states,
+            video_states,
+            audio_timestamps,
+            video_timestamps,
+            audio_mask,
+            video_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        tokens = torch.cat([fused.audio_hidden_states, fused.video_hidden_states], dim=1)
+        has_ctm = self.config.ctm_loss_weight > 0
+        return AverModelOutput(
+            last_hidden_state=tokens,
+            pooler_output=masked_mean(tokens, torch.cat([audio_mask, video_mask], dim=1)),
+            audio_embeds=_unit_vectors(self.audio_ctm_projection(audio_states)) if has_ctm else None,
+            video_embeds=_unit_vectors(self.video_ctm_projection(video_states)) if has_ctm else None,
+            audio_timestamps=audio_timestamps.expand(audio_mask.shape),
+            video_timestamps=video_timestamps.expand(video_mask.shape),
+            audio_mask=audio_mask,
+            video_mask=video_mask,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+        )
+
+    def _audio_inputs(self, input_values, input_features):
+        given = {"input_values": input_values, "input_features": input_features}
+        inputs = given.pop(self.config.audio_input_name)
+        for name, other in given.items():
+            if other is not None:
+                raise ValueError(
+                    f"`{name}` was given, but this model's audio encoder ({self.config.audio_config.model_type}) reads "
+                    f"`{self.config.audio_input_name}`. Was the batch made by another model's processor?"
+                )
+        return inputs
+
+    def _audio_tokens(self, inputs, input_mask, like):
+        """F^a of eq. 1 `(B, T_a, D)` and its mask; no frames where the stream is absent."""
+        if inputs is None:
+            return self._no_frames(like)
+        num_frames = self.config.num_audio_frames(input_mask.sum(dim=1))
+        inputs = inputs.to(self.dtype).masked_fill(~_over_channels(self.config, input_mask), 0.0)
+        # A clip without audio runs as silence, so that no softmax within the encoder is empty; its frames are masked.
+        input_mask = input_mask | (num_frames == 0)[:, None]
+        if _normalizes_over_time(self.config.audio_config):
+            inputs = torch.stack([inputs, input_mask.to(inputs.dtype)], dim=1)
+        states = self.audio_encoder(inputs, attention_mask=input_mask).last_hidden_state
+        mask = torch.arange(states.shape[1], device=states.device) < num_frames[:, None]
+        return self.audio_projection(states), mask
+
+    def _video_tokens(self, action_units, mask, like):
+        """F^v of eq. 2 `(B, T_v, D)` and its mask; no frames where the stream is absent."""
+        if action_units is None:
+            return self._no_frames(like)
+        return self.video_projection(action_units.to(self.dtype).masked_fill(~mask[..., None], 0.0)), mask
+
+    def _no_frames(self, like):
+        states = torch.zeros(like.shape[0], 0, self.config.hidden_size, dtype=self.dtype, device=like.device)
+        return states, torch.zeros(like.shape[0], 0, dtype=torch.bool, device=like.device)
+
+    def _timestamps(self, stream, timestamps, mask):
+        if timestamps is None or mask.shape[1] == 0:
+            frame_rate = getattr(self.config, f"{stream}_frame_rate")
+            return frame_timestamps(mask.shape[1], frame_rate, device=mask.device)
+        if tuple(timestamps.shape) not in (tuple(mask.shape), tuple(mask.shape[1:])):
+            raise ValueError(
+                f"`{stream}_timestamps` {tuple(timestamps.shape)} must give a time to each of the {tuple(mask.shape)} "
+                f"frames of the {stream} stream."
+            )
+        return timestamps
+
+
+class AverForEmotionClassification(AverPreTrainedModel):
+    """[`AverModel`] with a linear classifier on the pooled tokens, and the losses of eq. 11-12."""
+
+    # Losses are divided by `num_items_in_batch`, so that accumulated and distributed steps equal whole ones.
+    accepts_loss_kwargs = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.aver = AverModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.aver.get_input_embeddings()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values=None,
+        action_units=None,
+        attention_mask=None,
+        action_units_mask=None,
+        video_timestamps=None,
+        audio_timestamps=None,
+        input_features=None,
+        labels=None,
+        num_items_in_batch=None,
+        output_hidden_states=None,
+        output_attentions=None,
+    ):
+        """
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Emotions, 0 to `num_labels - 1`; -100 for a clip without label, which then counts for CTM alone.
+            num_items_in_batch (`int` or `torch.Tensor`, *optional*):
+                Labelled clips in the whole step, over accumulated batches and processes; the sums of both losses are
+                divided by it. Defaults to those of this batch.
+
+        The other arguments are those of [`AverModel.forward`].
+
+        Returns:
+            [`AverClassifierOutput`]
+        """
+        if labels is not None:
+            _check_labels(self.config, labels, batch_size=len(_first_given(input_values, input_features, action_units)))
+        outputs = self.aver(
+            input_values=input_values,
+            action_units=action_units,
+            attention_mask=attention_mask,
+            action_units_mask=action_units_mask,
+            video_timestamps=video_timestamps,
+            audio_timestamps=audio_timestamps,
+            input_features=input_features,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss = classification_loss = ctm_loss = None
+        if labels is not None:
+            classification_loss = _classification_loss(logits, labels, num_items_in_batch)
+            ctm_loss = self._ctm_loss(outputs, num_items_in_batch)
+            loss = classification_loss
+            if ctm_loss is not None:
+                loss = classification_loss + self.config.ctm_loss_weight * ctm_loss  # eq. 12
+        return AverClassifierOutput(
+            loss=loss,
+            logits=logits,
+            classification_loss=classification_loss,
+            ctm_loss=ctm_loss,
+            audio_embeds=outputs.audio_embeds,
+            video_embeds=outputs.video_embeds,
+            audio_timestamps=outputs.audio_timestamps,
+            video_timestamps=outputs.video_timestamps,
+            audio_mask=outputs.audio_mask,
+            video_mask=outputs.video_mask,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _ctm_loss(self, outputs, num_items_in_batch):
+        if self.config.ctm_loss_weight == 0:
+            return None
+        loss = cross_temporal_matching_loss(
+            outputs.audio_embeds,
+            outputs.video_embeds,
+            outputs.audio_timestamps,
+            outputs.video_timestamps,
+            outputs.audio_mask,
+            outputs.video_mask,
+            sigma=self.config.ctm_sigma,
+            temperature=self.config.ctm_temperature,
+        )
+        return loss if num_items_in_batch is None else loss * len(outputs.audio_embeds) / num_items_in_batch
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers. `AutoModel` and `AutoModelForAudioClassification` both find this class in the folder."""
+        auto_map = getattr(self.config, "auto_map", None) or {}  # set by transformers, on saved configurations only
+        name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
+        self.config.auto_map = {**auto_map, "AutoModelForAudioClassification": name}
+        super().save_pretrained(save_directory, **kwargs)
+
+
+def _unit_vectors(embeds):
+    return F.normalize(embeds.float(), dim=-1)
+
+
+def _classification_loss(logits, labels, num_items_in_batch):
+    """Cross-entropy in float32, summed and divided by the labelled clips of the step."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum")
+    return total / ((labels != IGNORED_LABEL).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+
+
+# ── what a batch may be ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_batch(config, audio_inputs, action_units):
+    if audio_inputs is None and action_units is None:
+        raise ValueError(f"Neither `{config.audio_input_name}` nor `action_units` was given: a clip needs one of them.")
+    if audio_inputs is not None and action_units is not None and len(audio_inputs) != len(action_units):
+        raise ValueError(
+            f"`{config.audio_input_name}` has {len(audio_inputs)} clips but `action_units` has {len(action_units)}."
+        )
+
+
+def _audio_input_mask(config, inputs, attention_mask):
+    """`(B, num_inputs)` bool, or `None` where there is no audio; refuses audio of another shape."""
+    if inputs is None:
+        return None
+    name, waveform = config.audio_input_name, config.audio_input_name == "input_values"
+    if inputs.ndim != (2 if waveform else 3):
+        layout = "(batch_size, num_samples)" if waveform else "of a spectrogram, with three dimensions"
+        raise ValueError(f"`{name}` must have the shape {layout}, but has {tuple(inputs.shape)}.")
+    lengths = (inputs.shape[0], inputs.shape[_time_axis(config)])
+    if lengths[1] < config.min_audio_inputs:
+        raise ValueError(
+            f"`{name}` has {lengths[1]} inputs a clip, but one frame of the audio encoder takes "
+            f"{config.min_audio_inputs}. Leave it out where there is no audio."
+        )
+    return _bool_mask("attention_mask", attention_mask, lengths, inputs.device)
+
+
+def _video_mask(config, action_units, action_units_mask):
+    """`(B, T_v)` bool, or `None` where there is no video; refuses action units of another shape."""
+    if action_units is None:
+        return None
+    if action_units.ndim != 3:
+        raise ValueError(
+            "`action_units` must have the shape (batch_size, num_video_frames, num_action_units), but has "
+            f"{tuple(action_units.shape)}."
+        )
+    if action_units.shape[2] != config.num_action_units:
+        hint = " (17 intensities, then 18 presences)" if config.num_action_units == 35 else ""
+        raise ValueError(
+            f"`action_units` must have {config.num_action_units} channels{hint}, but has {action_units.shape[2]}."
+        )
+    if action_units.shape[1] == 0:
+        raise ValueError("`action_units` has no frames. Leave it out where there is no video.")
+    return _bool_mask("action_units_mask", action_units_mask, tuple(action_units.shape[:2]), action_units.device)
+
+
+def _bool_mask(name, mask, shape, device):
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(f"`{name}` must have the shape {tuple(shape)} of what it masks, but has {tuple(mask.shape)}.")
+    return mask.bool()
+
+
+def _readable(*tensors):
+    """Whether values may be looked at: on the CPU and not while tracing. Elsewhere it would stall the device."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return all(tensor is None or tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _check_values(config, audio_inputs, action_units, audio_input_mask, video_mask, video_timestamps):
+    present = torch.zeros(len(_first_given(audio_inputs, action_units)), dtype=torch.bool)
+    if audio_inputs is not None:
+        _check_finite(config.audio_input_name, audio_inputs, _over_channels(config, audio_input_mask))
+        num_inputs = audio_input_mask.sum(dim=1)
+        short = (num_inputs > 0) & (num_inputs < config.min_audio_inputs)
+        if short.any():
+            raise ValueError(
+                f"Clips {_indices(short)} have {num_inputs[short].tolist()} audio inputs, but one frame of the audio "
+                f"encoder takes {config.min_audio_inputs}."
+            )
+        present |= num_inputs > 0
+    if action_units is not None:
+        _check_finite("action_units", action_units, video_mask[..., None])
+        present |= video_mask.any(dim=1)
+        if video_timestamps is not None and video_timestamps.shape[-1] == video_mask.shape[1]:
+            _check_clock(video_timestamps.expand(video_mask.shape), video_mask)
+    if not present.all():
+        raise ValueError(f"Clips {_indices(~present)} of the batch have neither audio nor video.")
+
+
+def _check_finite(name, values, mask):
+    bad = ~values.isfinite() & mask
+    if bad.any():
+        raise ValueError(f"`{name}` is not finite in clips {_indices(bad.flatten(1).any(dim=1))}: mask such frames.")
+
+
+def _check_clock(timestamps, mask):
+    _check_finite("video_timestamps", timestamps, mask)
+    latest = timestamps.masked_fill(~mask, -torch.inf).cummax(dim=1).values
+    backwards = (timestamps < latest) & mask
+    if backwards.any():
+        clip, frame = backwards.nonzero()[0].tolist()
+        raise ValueError(
+            f"`video_timestamps` must not decrease, but in clip {clip} frame {frame} is at "
+            f"{timestamps[clip, frame]:.3f} s, after {latest[clip, frame]:.3f} s."
+        )
+
+
+def _check_labels(config, labels, batch_size):
+    if tuple(labels.shape) != (batch_size,):
+        raise ValueError(f"`labels` {tuple(labels.shape)} must hold one number for each of the {batch_size} clips.")
+    if labels.dtype.is_floating_point:
+        raise ValueError(f"`labels` must be integers, but are {labels.dtype}.")
+    if not _readable(labels):
+        return
+    wrong = ((labels < 0) | (labels >= config.num_labels)) & (labels != IGNORED_LABEL)
+    if wrong.any():
+        raise ValueError(
+            f"`labels` must be 0 to {config.num_labels - 1} ({', '.join(config.id2label.values())}), or "
+            f"{IGNORED_LABEL} for none, but hold {labels[wrong].tolist()}."
+        )
+
+
+def _first_given(*tensors):
+    return next((tensor for tensor in tensors if tensor is not None), ())
+
+
+def _indices(flags):
+    return flags.nonzero().flatten().tolist()
+
+
+def _time_axis(config):
+    return 2 if config.audio_config.model_type == "whisper" else 1
+
+
+def _over_channels(config, input_mask):
+    """The mask of the audio inputs, shaped to broadcast over the channels of a spectrogram."""
+    if config.audio_input_name == "input_values":
+        return input_mask
+    return input_mask[:, None] if _time_axis(config) == 2 else input_mask[..., None]
