@@ -1,5 +1,33 @@
-"""Audio-visual emotion recognition with temporally aligned attention (TaRoPE) and cross-temporal matching (CTM)."""
+"""Audio-visual emotion recognition with temporally aligned attention (TaRoPE) and cross-temporal matching (CTM).
+
+Importing the package makes `AutoConfig`, `AutoModel`, `AutoModelForAudioClassification`, `AutoProcessor` and
+`AutoFeatureExtractor` know the model; saved folders carry the code for everybody else.
+"""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoProcessor
 
 from .configuration_aver import AverConfig
-from .modeling_aver import AverForEmotionClassification, AverModel
 from .encoder import FusionEncoder
+from .modeling_aver import AverForEmotionClassification, AverModel
+from .processing_aver import AverFeatureExtractor, AverProcessor
+
+__version__ = "0.1.0"
+__all__ = [
+    "AverConfig",
+    "AverFeatureExtractor",
+    "AverForEmotionClassification",
+    "AverModel",
+    "AverProcessor",
+    "FusionEncoder",
+]
+
+AutoConfig.register("aver", AverConfig)
+AutoModel.register(AverConfig, AverForEmotionClassification)
+AutoModelForAudioClassification.register(AverConfig, AverForEmotionClassification)
+AutoFeatureExtractor.register(AverConfig, AverFeatureExtractor)
+AutoProcessor.register(AverConfig, AverProcessor)
+
+AverConfig.register_for_auto_class()
+AverForEmotionClassification.register_for_auto_class("AutoModel")
+AverFeatureExtractor.register_for_auto_class()
+AverProcessor.register_for_auto_class()

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -233,6 +234,8 @@ class AverPreTrainedModel(PreTrainedModel):
         for name in ("layerdrop", "encoder_layerdrop", "mask_time_prob", "mask_feature_prob"):
             if name in audio_config.to_dict():
                 setattr(audio_config, name, 0.0)
+        if Path(audio_model_name_or_path).is_dir():
+            audio_config.name_or_path = ""  # a Hub id is worth remembering, a path on one machine is not
         values = {} if config is None else config.to_dict()
         model = cls(AverConfig.from_dict({**values, "audio_config": audio_config}))
         encoder = model.base_model.audio_encoder
@@ -269,6 +272,8 @@ class AverPreTrainedModel(PreTrainedModel):
 class AverModel(AverPreTrainedModel):
     """Audio-visual trunk: two streams in, fused tokens and their mean out (section 2.1)."""
 
+    _input_embed_layer = "audio_projection"  # what transformers' `get_input_embeddings` and its setter go to
+
     def __init__(self, config):
         super().__init__(config)
         self.audio_encoder = build_audio_encoder(config.audio_config)
@@ -279,9 +284,6 @@ class AverModel(AverPreTrainedModel):
             self.video_ctm_projection = nn.Linear(config.hidden_size, config.ctm_projection_dim)
         self.fusion_encoder = FusionEncoder(config)
         self.post_init()
-
-    def get_input_embeddings(self):
-        return self.audio_projection
 
     def train(self, mode=True):
         """As `torch.nn.Module.train`, but a frozen audio encoder stays in evaluation mode."""
@@ -361,8 +363,8 @@ class AverModel(AverPreTrainedModel):
             pooler_output=masked_mean(tokens, torch.cat([audio_mask, video_mask], dim=1)),
             audio_embeds=_unit_vectors(self.audio_ctm_projection(audio_states)) if has_ctm else None,
             video_embeds=_unit_vectors(self.video_ctm_projection(video_states)) if has_ctm else None,
-            audio_timestamps=audio_timestamps.expand(audio_mask.shape),
-            video_timestamps=video_timestamps.expand(video_mask.shape),
+            audio_timestamps=audio_timestamps.expand(audio_mask.shape).contiguous(),
+            video_timestamps=video_timestamps.expand(video_mask.shape).contiguous(),
             audio_mask=audio_mask,
             video_mask=video_mask,
             hidden_states=fused.hidden_states,
@@ -427,9 +429,6 @@ class AverForEmotionClassification(AverPreTrainedModel):
         self.aver = AverModel(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
-
-    def get_input_embeddings(self):
-        return self.aver.get_input_embeddings()
 
     @can_return_tuple
     def forward(
