@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,10 @@ from .media import MediaError, check_is_media, read_bytes
 _INTENSITIES = ("01", "02", "04", "05", "06", "07", "09", "10", "12", "14", "15", "17", "20", "23", "25", "26", "45")
 _PRESENCES = (*_INTENSITIES[:-1], "28", "45")
 ACTION_UNITS = (*(f"AU{unit}_r" for unit in _INTENSITIES), *(f"AU{unit}_c" for unit in _PRESENCES))
+
+# Tables without `success`, such as the tracking that RAVDESS's authors publish, carry only `confidence`. OpenFace itself
+# counts a frame as found when its landmark validator is surer than 0.725 (`validation_boundary`).
+CONFIDENCE_THRESHOLD = 0.725
 
 
 @dataclass
@@ -30,13 +35,15 @@ class FaceTrack:
     success: np.ndarray
 
 
-def read_openface(path):
+def read_openface(source, name=None):
     """
     Reads a table of OpenFace's `FeatureExtraction` or `FaceLandmarkVidMulti`. Of several faces the one with the largest
     mean confidence is taken. Where a frame has no face, its row stays, with `success` false and zeros.
 
     Args:
-        path (`str` or `Path`): A `.csv` file.
+        source (`str`, `Path` or `bytes`): A `.csv` file, or a file's content. Without a `success` column, confidence
+            decides: see `CONFIDENCE_THRESHOLD`.
+        name (`str`, *optional*): What to call the table in errors. Defaults to the file's name.
 
     Returns:
         [`FaceTrack`]
@@ -45,7 +52,8 @@ def read_openface(path):
         `MediaError`: if the file is missing, empty, a Git-LFS pointer, not such a table, lacks columns (named), holds
         values that are no numbers, or runs backwards in time.
     """
-    content, name = read_bytes(path), str(getattr(path, "name", path)).rsplit("/", 1)[-1]
+    name = name or ("table" if isinstance(source, bytes) else Path(source).name)
+    content = source if isinstance(source, bytes) else read_bytes(source)
     check_is_media(content, name)
     table = _one_face(_parsed(content, name))
     if table.empty:
@@ -69,6 +77,8 @@ def _parsed(content, name):
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise MediaError(f"{name} is not a table of OpenFace: {error}") from error
     table.columns = [str(column).strip() for column in table.columns]
+    if "success" not in table and "confidence" in table:
+        table["success"] = pd.to_numeric(table["confidence"], errors="coerce") > CONFIDENCE_THRESHOLD
     missing = [column for column in ("timestamp", "success", *ACTION_UNITS) if column not in table]
     if missing:
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
