@@ -1,5 +1,7 @@
 """`aver …`: each command a few lines over the floors beneath. Heavy imports wait for the command that needs them."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,3 +22,77 @@ def _print_version(wanted: bool):
 @app.callback()
 def main(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False):
     """Audio-visual emotion recognition with TaRoPE and CTM."""
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
+    data_dir: Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
+):
+    """Prints each clip's emotion with its probabilities, and the scores of all."""
+    from datasets_scripts import SAMPLE_DIR, load_crema_d
+
+    from .training.evaluation import predict_logits
+    from .training.metrics import EmotionScores
+    from .training.results import predictions_table, print_predictions
+
+    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train")
+    network, processor = _load(model)
+    labels = list(network.config.id2label.values())
+    logits = predict_logits(network, processor, dataset, batch_size)
+    table = predictions_table(dataset, logits, labels)
+    scores = EmotionScores().compute(predictions=logits.argmax(axis=-1), references=dataset["label"])
+    print_predictions(table, labels, scores)
+    if out is not None:
+        table.to_csv(out, index=False)
+
+
+@app.command()
+def figure3(
+    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
+    clip: Annotated[str, typer.Option(help="Utterance id.")] = "1001_DFA_ANG_XX",
+    data_dir: Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("figure3a.png"),
+):
+    """Draws Fig. 3 (a) of one clip: how audio and video features move on one time axis."""
+    from datasets_scripts import SAMPLE_DIR, load_crema_d
+
+    from .analysis import feature_dynamics, plot_feature_dynamics
+    from .training.collation import AverDataCollator
+
+    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train")
+    ids = list(dataset["utterance_id"])
+    if clip not in ids:
+        raise ValueError(f"There is no clip {clip} among {len(ids)} clips such as {', '.join(ids[:3])}.")
+    network, processor = _load(model)
+    (dynamics,) = feature_dynamics(network, AverDataCollator(processor)([dataset[ids.index(clip)]]))
+    agreement = dynamics.sign_agreement()
+    plot_feature_dynamics(dynamics, out, title=f"{clip}: the streams move the same way {agreement:.0%} of the time")
+    typer.echo(f"{out}: derivative sign agreement {agreement:.3f}")
+
+
+def _load(model):
+    """Model in evaluation mode and its processor, as a user of transformers loads them."""
+    from transformers import AutoModel, AutoProcessor
+
+    from . import AverForEmotionClassification
+
+    network = AutoModel.from_pretrained(model)
+    if not isinstance(network, AverForEmotionClassification):
+        raise ValueError(f"{model} holds a {type(network).__name__}, not a model of this package.")
+    return network.eval(), AutoProcessor.from_pretrained(model)
+
+
+def run():
+    """The command `aver`: mistakes of a user end in one line, not in a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"aver: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

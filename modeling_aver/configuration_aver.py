@@ -166,26 +166,42 @@ class AverConfig(PreTrainedConfig):
         if self.audio_config.model_type in SPECTROGRAM_ENCODERS:
             return 1
         inputs = 1
-        for kernel, stride in zip(self.audio_config.conv_kernel[::-1], self.audio_config.conv_stride[::-1], strict=True):
+        for kernel, stride in zip(
+            self.audio_config.conv_kernel[::-1], self.audio_config.conv_stride[::-1], strict=True
+        ):
             inputs = (inputs - 1) * stride + kernel
         return inputs
 
     def _check_types(self):
         if not isinstance(self.fusion_layers, list | tuple):
-            raise ValueError(f"`fusion_layers` ({self.fusion_layers!r}) must be a list of {_listed(FUSION_LAYER_TYPES)}.")
+            raise ValueError(
+                f"`fusion_layers` ({self.fusion_layers!r}) must be a list of {_listed(FUSION_LAYER_TYPES)}."
+            )
         if not isinstance(self.id2label, dict | None):
             raise ValueError(f"`id2label` ({self.id2label!r}) must map the numbers 0, 1, 2 … to names.")
         if not isinstance(self.audio_config, dict | PreTrainedConfig | None):
-            raise ValueError(f"`audio_config` ({self.audio_config!r}) must be a configuration or a dict of its values.")
+            raise ValueError(
+                f"`audio_config` ({self.audio_config!r}) must be a configuration or a dict of its values."
+            )
         if isinstance(self.audio_config, dict):
             _check_audio_encoder_type(self.audio_config.get("model_type", "wav2vec2"))
 
     def _check_numbers(self):
+        self._check_counts()
+        self._check_ranges()
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of twice `num_attention_heads` "
+                f"({self.num_attention_heads}): rotary embeddings turn pairs of channels within each head."
+            )
+
+    def _check_counts(self):
         integers = ("sampling_rate", "num_action_units", "hidden_size", "num_attention_heads", "intermediate_size")
         for name in (*integers, "max_position_embeddings", "ctm_projection_dim"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` ({value!r}) must be a positive integer.")
+            if not _is_count(getattr(self, name)):
+                raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a positive integer.")
+
+    def _check_ranges(self):
         positive = ("video_frame_rate", "layer_norm_eps", "rope_theta", "ctm_sigma", "ctm_temperature")
         for name in positive:
             if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
@@ -195,11 +211,6 @@ class AverConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a number of at least 0.")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` ({self.dropout!r}) must be a number of at least 0 and below 1.")
-        if self.hidden_size % (2 * self.num_attention_heads):
-            raise ValueError(
-                f"`hidden_size` ({self.hidden_size}) must be a multiple of twice `num_attention_heads` "
-                f"({self.num_attention_heads}): rotary embeddings turn pairs of channels within each head."
-            )
 
     def _check_words(self):
         from transformers.activations import ACT2FN
@@ -232,7 +243,7 @@ class AverConfig(PreTrainedConfig):
             )
         if model_type in WAVEFORM_ENCODERS:
             steps = (*self.audio_config.conv_kernel, *self.audio_config.conv_stride)
-            if not steps or any(not isinstance(step, int) or step < 1 for step in steps):
+            if not steps or not all(_is_count(step) for step in steps):
                 raise ValueError(
                     f"`audio_config.conv_kernel` ({list(self.audio_config.conv_kernel)}) and `conv_stride` "
                     f"({list(self.audio_config.conv_stride)}) must hold positive integers."
@@ -243,6 +254,10 @@ def _check_audio_encoder_type(model_type):
     known = (*WAVEFORM_ENCODERS, *SPECTROGRAM_ENCODERS)
     if model_type not in known:
         raise ValueError(f"`audio_config.model_type` ({model_type!r}) must be one of {_listed(known)}.")
+
+
+def _is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _is_number(value):

@@ -25,8 +25,8 @@ from .positions import rotary_angles, rotate, sinusoids
 class FusionEncoderOutput(ModelOutput):
     """
     Args:
-        audio_hidden_states (`torch.Tensor` of shape `(batch_size, num_audio_frames, hidden_size)`): Fused audio tokens.
-        video_hidden_states (`torch.Tensor` of shape `(batch_size, num_video_frames, hidden_size)`): Fused video tokens.
+        audio_hidden_states (`torch.Tensor` of shape `(batch_size, num_audio_frames, hidden_size)`): Fused audio.
+        video_hidden_states (`torch.Tensor` of shape `(batch_size, num_video_frames, hidden_size)`): Fused video.
         hidden_states (`tuple(torch.Tensor)`, *optional*):
             The tokens of both streams, audio first, before the first block and after each one:
             `(batch_size, num_audio_frames + num_video_frames, hidden_size)`.
@@ -54,7 +54,8 @@ class Stream:
 
     def split(self, sizes):
         angles = [None, None] if self.angles is None else self.angles.split(sizes, dim=2)
-        return [Stream(*parts) for parts in zip(self.states.split(sizes, 1), self.mask.split(sizes, 1), angles)]
+        parts = zip(self.states.split(sizes, dim=1), self.mask.split(sizes, dim=1), angles, strict=True)
+        return [Stream(*part) for part in parts]
 
 
 def masked_mean(states, mask):
@@ -90,7 +91,9 @@ class FusionAttention(nn.Module):
 
     def forward(self, queries, context, query_angles, context_angles, context_mask, implementation):
         if queries.shape[1] == 0 or context.shape[1] == 0:  # a missing stream: nobody listens, or nothing is heard
-            weights = queries.new_zeros(len(queries), self.config.num_attention_heads, queries.shape[1], context.shape[1])
+            weights = queries.new_zeros(
+                len(queries), self.config.num_attention_heads, queries.shape[1], context.shape[1]
+            )
             return self.out_proj(torch.zeros_like(queries)), weights
         query = self._heads(self.q_proj(queries))
         key, value = self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
@@ -179,7 +182,7 @@ class IntraModalSelfAttention(nn.Module):
 
 
 class InterModalCrossAttention(nn.Module):
-    """ica: a layer for each stream, which hears only the other (Fig. 2). Both hear the tokens from before the block."""
+    """ica: a layer for each stream, which hears only the other (Fig. 2), as it was before the block."""
 
     def __init__(self, config):
         super().__init__()
@@ -332,18 +335,21 @@ class FusionEncoder(PreTrainedModel):
     def _checked_mask(self, stream, states, timestamps, mask):
         if states.ndim != 3 or states.shape[2] != self.config.hidden_size:
             raise ValueError(
-                f"`{stream}_hidden_states` must have the shape (batch_size, num_frames, {self.config.hidden_size}), but "
-                f"has {tuple(states.shape)}."
+                f"`{stream}_hidden_states` must have the shape (batch_size, num_frames, {self.config.hidden_size}), "
+                f"but has {tuple(states.shape)}."
             )
         frames = tuple(states.shape[:2])
         if tuple(timestamps.shape) not in (frames, frames[1:]):
             raise ValueError(
-                f"`{stream}_timestamps` must have the shape {frames[1:]} or {frames}, but has {tuple(timestamps.shape)}."
+                f"`{stream}_timestamps` must have the shape {frames[1:]} or {frames}, but has "
+                f"{tuple(timestamps.shape)}."
             )
         if mask is None:
             return states.new_ones(frames, dtype=torch.bool)
         if tuple(mask.shape) != frames:
-            raise ValueError(f"`{stream}_mask` must have the shape {frames} of the frames, but has {tuple(mask.shape)}.")
+            raise ValueError(
+                f"`{stream}_mask` must have the shape {frames} of the frames, but has {tuple(mask.shape)}."
+            )
         return mask.bool()
 
     @torch.no_grad()

@@ -80,7 +80,7 @@ def _unit_vectors(embeds, mask):
 
 
 def _on_the_clock(timestamps, mask):
-    """Seconds of shape `(batch_size, num_frames)`, 0 on padding; float64 stays, so that an hour's offset costs nothing."""
+    """Seconds of shape `(batch_size, num_frames)`, 0 on padding; float64 stays: an hour's offset costs nothing."""
     wide = timestamps.to(torch.promote_types(timestamps.dtype, torch.float32))
     return wide.expand(mask.shape).masked_fill(~mask, 0.0)
 

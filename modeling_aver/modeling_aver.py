@@ -1,6 +1,6 @@
-"""The model: encode audio, project both streams, put them on one clock, embed for CTM, fuse, pool, classify (eq. 1-12).
+"""The model: encode audio, project both streams, put them on one clock, embed for CTM, fuse, pool, classify.
 
-`AverModel` is the trunk, `AverForEmotionClassification` adds the classifier and the losses.
+`AverModel` is the trunk (eq. 1-5), `AverForEmotionClassification` adds the classifier and the losses (eq. 6-12).
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import ModelOutput
@@ -31,8 +32,9 @@ class AverModelOutput(ModelOutput):
         last_hidden_state (`torch.Tensor` of shape `(batch_size, num_audio_frames + num_video_frames, hidden_size)`):
             Fused tokens, audio first.
         pooler_output (`torch.Tensor` of shape `(batch_size, hidden_size)`): Mean of the real tokens of both streams.
-        audio_embeds, video_embeds (`torch.Tensor` of shape `(batch_size, num_frames, ctm_projection_dim)`, *optional*):
-            E of eq. 6-8, unit vectors, float32. `None` where `ctm_loss_weight` is 0.
+        audio_embeds, video_embeds (`torch.Tensor`, *optional*):
+            E of eq. 6-8, `(batch_size, num_frames, ctm_projection_dim)`: unit vectors, float32. `None` where
+            `ctm_loss_weight` is 0.
         audio_timestamps, video_timestamps (`torch.Tensor` of shape `(batch_size, num_frames)`): Seconds on one clock.
         audio_mask, video_mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): `True` for real frames.
         hidden_states (`tuple(torch.Tensor)`, *optional*):
@@ -80,7 +82,7 @@ class AverClassifierOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-# ── audio encoders whose padding would leak into real frames ──────────────────────────────────────────────────────────
+# ── audio encoders whose padding would leak into real frames ────────────────────────────────────────────────────────
 
 
 class MaskedGroupNormConvolutions(nn.Module):
@@ -92,21 +94,33 @@ class MaskedGroupNormConvolutions(nn.Module):
 
     def __init__(self, feature_extractor):
         super().__init__()
-        self.conv_layers = feature_extractor.conv_layers
+        first, *rest = feature_extractor.conv_layers
+        self.conv_layers = nn.ModuleList([MaskedGroupNormConvolution(first), *rest])
 
     def forward(self, waveform_and_mask):
         waveform, mask = waveform_and_mask.unbind(dim=1)
         first, *rest = self.conv_layers
-        hidden_states = first.conv(waveform[:, None])
-        lengths = (mask > 0).sum(dim=1)
-        lengths = (lengths - first.conv.kernel_size[0]) // first.conv.stride[0] + 1
-        hidden_states = first.activation(_masked_group_norm(first.layer_norm, hidden_states, lengths))
+        if self.training and first.conv.weight.requires_grad and not waveform.requires_grad:
+            waveform.requires_grad_()  # or reentrant checkpointing would leave the first layer without gradients
+        hidden_states = first(waveform, (mask > 0).sum(dim=1))
         for layer in rest:
             hidden_states = layer(hidden_states)
         return hidden_states
 
     def _freeze_parameters(self):
         self.requires_grad_(False)
+
+
+class MaskedGroupNormConvolution(GradientCheckpointingLayer):
+    """The first of those layers, with its statistics over the real samples alone."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.conv, self.layer_norm, self.activation = layer.conv, layer.layer_norm, layer.activation
+
+    def forward(self, waveform, lengths):
+        lengths = (lengths - self.conv.kernel_size[0]) // self.conv.stride[0] + 1
+        return self.activation(_masked_group_norm(self.layer_norm, self.conv(waveform[:, None]), lengths))
 
 
 def _masked_group_norm(norm, states, lengths):
@@ -163,7 +177,9 @@ class WindowedWhisperEncoder(WhisperEncoder):
             )
         hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
         hidden_states = F.dropout(hidden_states, p=self.dropout, training=self.training)
-        mask = create_bidirectional_mask(self.config, inputs_embeds=hidden_states, attention_mask=attention_mask[:, ::2])
+        mask = create_bidirectional_mask(
+            self.config, inputs_embeds=hidden_states, attention_mask=attention_mask[:, ::2]
+        )
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
         return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states))
@@ -187,7 +203,7 @@ def _normalizes_over_time(audio_config):
     return "feat_extract_norm" in audio_config.to_dict() and audio_config.feat_extract_norm == "group"
 
 
-# ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class AverPreTrainedModel(PreTrainedModel):
@@ -221,8 +237,8 @@ class AverPreTrainedModel(PreTrainedModel):
             audio_model_name_or_path (`str`):
                 A Hub id as `"facebook/wav2vec2-large-xlsr-53"`, or a folder.
             config (`AverConfig`, *optional*):
-                Everything but `audio_config`, which comes with the encoder. Its layer drop and SpecAugment are switched
-                off, as in the default `audio_config` (*our choice*); set them in `model.config.audio_config` for more.
+                Everything but `audio_config`, which comes with the encoder. Its layer drop and SpecAugment are
+                switched off, as in the default `audio_config` (*our choice*).
             use_safetensors (`bool`, *optional*, defaults to `True`):
                 Read only `.safetensors`. `False` also reads `pytorch_model.bin` by torch's weights-only loader.
             kwargs: `revision`, `token`, `cache_dir`, `local_files_only` of `from_pretrained`.
@@ -377,8 +393,8 @@ class AverModel(AverPreTrainedModel):
         for name, other in given.items():
             if other is not None:
                 raise ValueError(
-                    f"`{name}` was given, but this model's audio encoder ({self.config.audio_config.model_type}) reads "
-                    f"`{self.config.audio_input_name}`. Was the batch made by another model's processor?"
+                    f"`{name}` was given, but this model's audio encoder ({self.config.audio_config.model_type}) "
+                    f"reads `{self.config.audio_input_name}`. Was the batch made by another model's processor?"
                 )
         return inputs
 
@@ -459,7 +475,9 @@ class AverForEmotionClassification(AverPreTrainedModel):
             [`AverClassifierOutput`]
         """
         if labels is not None:
-            _check_labels(self.config, labels, batch_size=len(_first_given(input_values, input_features, action_units)))
+            _check_labels(
+                self.config, labels, batch_size=len(_first_given(input_values, input_features, action_units))
+            )
         outputs = self.aver(
             input_values=input_values,
             action_units=action_units,
@@ -527,12 +545,14 @@ def _classification_loss(logits, labels, num_items_in_batch):
     return total / ((labels != IGNORED_LABEL).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
 
-# ── what a batch may be ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── what a batch may be ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _check_batch(config, audio_inputs, action_units):
     if audio_inputs is None and action_units is None:
-        raise ValueError(f"Neither `{config.audio_input_name}` nor `action_units` was given: a clip needs one of them.")
+        raise ValueError(
+            f"Neither `{config.audio_input_name}` nor `action_units` was given: a clip needs one of them."
+        )
     if audio_inputs is not None and action_units is not None and len(audio_inputs) != len(action_units):
         raise ValueError(
             f"`{config.audio_input_name}` has {len(audio_inputs)} clips but `action_units` has {len(action_units)}."

@@ -1,7 +1,7 @@
 """Waveforms and action units in, padded and masked batches out.
 
-`AverFeatureExtractor` does the work; `AverProcessor` is what `AutoProcessor` loads. Each clip is prepared alone and then
-padded, so what a clip becomes never depends on its neighbours in a batch.
+`AverFeatureExtractor` does the work; `AverProcessor` is what `AutoProcessor` loads. Each clip is prepared alone and
+then padded, so what a clip becomes never depends on its neighbours in a batch.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         num_action_units (`int`, *optional*, defaults to 35): Channels of a video frame.
         video_frame_rate (`float`, *optional*, defaults to 30.0): Hz, for video that comes without timestamps.
         action_unit_mean, action_unit_std (`list[float]`, *optional*):
-            Statistics of the training split, see [`~AverFeatureExtractor.fit_action_units`]. Without them, action units
-            stay as they are.
+            Statistics of the training split, see [`~AverFeatureExtractor.fit_action_units`]. Without them, action
+            units stay as they are.
         duration_tolerance (`float`, *optional*, defaults to 0.25):
             Streams that end further apart than this share of the longer one (and than 0.5 s) are refused.
 
@@ -86,6 +86,21 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         audio = AutoFeatureExtractor.from_pretrained(audio_model_name_or_path, revision=revision, token=token)
         return cls(sampling_rate=audio.sampling_rate, audio_feature_extractor=audio.to_dict(), **kwargs)
 
+    @classmethod
+    def from_config(cls, config, **kwargs):
+        """An extractor for a new model of `config` ([`AverConfig`]). `kwargs` are those of the class."""
+        audio = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "return_attention_mask": True}
+        if config.audio_config.model_type == "whisper":
+            audio = {
+                "feature_extractor_type": "WhisperFeatureExtractor",
+                "feature_size": config.audio_config.num_mel_bins,
+            }
+        elif config.audio_config.model_type == "wav2vec2-bert":
+            audio = {"feature_extractor_type": "SeamlessM4TFeatureExtractor"}
+        values = {"num_action_units": config.num_action_units, "video_frame_rate": config.video_frame_rate}
+        audio["sampling_rate"] = config.sampling_rate
+        return cls(sampling_rate=config.sampling_rate, audio_feature_extractor=audio, **{**values, **kwargs})
+
     def __call__(
         self,
         audio=None,
@@ -118,12 +133,15 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             and `video_timestamps` (s); a stream that nobody in the batch has is left out. Padding is on the right.
 
         Raises:
-            `ValueError`: if a stream is empty, not finite or of another shape, runs at another sampling rate, goes back
-            in time, or lasts grossly longer than the other. The message names the clip.
+            `ValueError`: if a stream is empty, not finite or of another shape, runs at another sampling rate, goes
+            back in time, or lasts grossly longer than the other. The message names the clip.
         """
         audio, video = _batch_of(audio, ndim=1), _batch_of(action_units, ndim=2)
         num_clips = _common_length(
-            audio=audio, action_units=video, success=_batch_of(action_units_success, 1), times=_batch_of(video_timestamps, 1)
+            audio=audio,
+            action_units=video,
+            success=_batch_of(action_units_success, 1),
+            times=_batch_of(video_timestamps, 1),
         )
         success = _batch_of(action_units_success, ndim=1) or [None] * num_clips
         timestamps = _batch_of(video_timestamps, ndim=1) or [None] * num_clips
@@ -158,7 +176,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         count, mean, scatter = 0, np.zeros(self.num_action_units), np.zeros(self.num_action_units)
         flags = iter(action_units_success) if action_units_success is not None else None
         for index, clip in enumerate(action_units):
-            units, found, _ = self._track(clip, None if flags is None else next(flags), None, index, self.video_frame_rate)
+            units, found, _ = self._track(
+                clip, None if flags is None else next(flags), None, index, self.video_frame_rate
+            )
             units = units[found].astype(np.float64)
             if len(units) == 0:
                 continue
@@ -194,7 +214,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         if waveform.dtype in (np.int16, np.int32):
             waveform = waveform / -float(np.iinfo(waveform.dtype).min)
         if waveform.ndim != 1 or len(waveform) == 0:
-            raise ValueError(f"`audio` of clip {index} must be one row of samples (mono), but has shape {waveform.shape}.")
+            raise ValueError(
+                f"`audio` of clip {index} must be one row of samples (mono), but has shape {waveform.shape}."
+            )
         _refuse_not_finite(waveform, f"`audio` of clip {index}")
         return waveform.astype(np.float32)
 
@@ -204,7 +226,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             return None
         units = _to_numpy(units, f"`action_units` of clip {index}").astype(np.float32)
         if units.ndim != 2 or len(units) == 0:
-            raise ValueError(f"`action_units` of clip {index} must have rows for its frames, but has shape {units.shape}.")
+            raise ValueError(
+                f"`action_units` of clip {index} must have rows for its frames, but has shape {units.shape}."
+            )
         if units.shape[1] != self.num_action_units:
             hint = " (17 intensities, then 18 presences)" if self.num_action_units == 35 else ""
             lacking = " Was AU28_c dropped with the intensities that lack it?" if units.shape[1] == 34 else ""
@@ -223,8 +247,8 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         if (np.diff(seconds) < 0).any():
             frame = int(np.argmax(np.diff(seconds) < 0)) + 1
             raise ValueError(
-                f"`video_timestamps` of clip {index} must not decrease, but frame {frame} is at {seconds[frame]:.3f} s, "
-                f"after {seconds[frame - 1]:.3f} s."
+                f"`video_timestamps` of clip {index} must not decrease, but frame {frame} is at "
+                f"{seconds[frame]:.3f} s, after {seconds[frame - 1]:.3f} s."
             )
         if self.action_unit_mean is not None:
             units = (units - np.asarray(self.action_unit_mean)) / np.asarray(self.action_unit_std)
@@ -271,7 +295,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
                 f"`audio_feature_extractor` ({extractor_type!r}) must be one of {', '.join(AUDIO_FEATURE_EXTRACTORS)}."
             )
         if not self.video_frame_rate > 0:
-            raise ValueError(f"`video_frame_rate` ({self.video_frame_rate}) must be a positive number of frames a second.")
+            raise ValueError(
+                f"`video_frame_rate` ({self.video_frame_rate}) must be a positive number of frames a second."
+            )
         for name in ("action_unit_mean", "action_unit_std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_action_units:
@@ -301,6 +327,11 @@ class AverProcessor(ProcessorMixin):
     def from_audio_pretrained(cls, audio_model_name_or_path, **kwargs):
         """As [`AverFeatureExtractor.from_audio_pretrained`]."""
         return cls(AverFeatureExtractor.from_audio_pretrained(audio_model_name_or_path, **kwargs))
+
+    @classmethod
+    def from_config(cls, config, **kwargs):
+        """As [`AverFeatureExtractor.from_config`]."""
+        return cls(AverFeatureExtractor.from_config(config, **kwargs))
 
     def __call__(self, audio=None, action_units=None, **kwargs):
         """As [`AverFeatureExtractor.__call__`]."""

@@ -64,7 +64,9 @@ def read_openface(source, name=None):
     for column, values in {"timestamp": timestamps, "AU": action_units}.items():
         bad = ~np.isfinite(values.reshape(len(table), -1)).all(axis=1)
         if bad.any():
-            raise MediaError(f"{name} holds values that are not finite numbers in {column} of row {int(bad.argmax()) + 2}.")
+            raise MediaError(
+                f"{name} holds values that are not finite numbers in {column} of row {int(bad.argmax()) + 2}."
+            )
     if (np.diff(timestamps) < 0).any():
         row = int((np.diff(timestamps) < 0).argmax()) + 3
         raise MediaError(f"{name} runs backwards in time at row {row}.")
@@ -83,7 +85,9 @@ def _parsed(content, name):
     if missing:
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
         raise MediaError(f"{name} lacks the OpenFace columns {shown}. Was FeatureExtraction run with -aus?")
-    numeric = [column for column in ("face_id", "timestamp", "confidence", "success", *ACTION_UNITS) if column in table]
+    numeric = [
+        column for column in ("face_id", "timestamp", "confidence", "success", *ACTION_UNITS) if column in table
+    ]
     return table[numeric].apply(pd.to_numeric, errors="coerce")
 
 

@@ -1,0 +1,1 @@
+"""Training: arguments, batches, the Trainer, metrics and what a run leaves behind."""

@@ -1,0 +1,132 @@
+"""What `train_hf.py` can be told, and the reading of recipes."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from ..configuration_aver import AverConfig
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train. Values left out are those of AverConfig, which are the paper's."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Go on from a checkpoint of this model."})
+    audio_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Start from a pretrained audio encoder: facebook/wav2vec2-large-xlsr-53, or a folder."},
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of either of them."})
+    audio_config: dict | str | None = field(
+        default=None, metadata={"help": "A new audio encoder instead: its configuration (JSON), randomly initialized."}
+    )
+    fusion_layers: list[str] | None = field(default=None, metadata={"help": "msa, isa, ica: a row of Table 2."})
+    position_embedding_type: str | None = field(default=None, metadata={"help": "A row of Table 3."})
+    ctm_loss_weight: float | None = field(default=None, metadata={"help": "λ of eq. 12; 0 is Table 3 without CTM."})
+    ctm_sigma: float | None = field(default=None, metadata={"help": "σ of eq. 6, in seconds."})
+    ctm_temperature: float | None = field(default=None, metadata={"help": "τ of eq. 7-8."})
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    dropout: float | None = None
+    freeze_feature_encoder: bool = field(
+        default=True, metadata={"help": "Fix the convolutional front of the audio encoder (wav2vec2 practice)."}
+    )
+    freeze_audio_encoder: bool = field(default=False, metadata={"help": "Fix the whole audio encoder."})
+
+    def __post_init__(self):
+        if isinstance(self.audio_config, str):
+            try:
+                self.audio_config = json.loads(self.audio_config)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"`audio_config` is not JSON ({error}): {self.audio_config[:80]}") from error
+        sources = ("model_name_or_path", "audio_model_name_or_path", "audio_config")
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"Give one of {', '.join(sources)}, not {' and '.join(given)}.")
+
+    def config_values(self):
+        """The values of AverConfig that were given."""
+        names = {name for name in AverConfig.__dataclass_fields__ if name in asdict(self)}
+        return {name: getattr(self, name) for name in sorted(names) if getattr(self, name) is not None}
+
+
+@dataclass
+class DataArguments:
+    """Which clips to train on and to score."""
+
+    dataset_name: str = field(
+        default="crema_d",
+        metadata={
+            "help": "crema_d (from its official folders), a Hub id, or a folder of Parquet files of the schema."
+        },
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "CREMA-D's folder. Without it, the six clips that the project carries."}
+    )
+    dataset_config_name: str | None = None
+    train_split: str = "train"
+    eval_split: str | None = field(default=None, metadata={"help": "Scored after training. Never used to choose."})
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = None
+    preprocessing_num_proc: int | None = None
+
+
+@dataclass
+class AverTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with section 3.2 of the paper as defaults."""
+
+    output_dir: str | None = "runs/aver"
+    num_train_epochs: float = 50
+    per_device_train_batch_size: int = 4
+    learning_rate: float = 5e-5
+    lr_scheduler_type: str = "linear"
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+    remove_unused_columns: bool = False  # the collator reads all columns
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+
+    def __post_init__(self):
+        if self.remove_unused_columns:
+            raise ValueError(
+                "`remove_unused_columns` must be False: the collator makes the model's inputs of the columns."
+            )
+        super().__post_init__()
+
+
+def parse_arguments(argv=None):
+    """
+    Reads `[RECIPE.yaml|json] [--flag value …]`; flags override the recipe.
+
+    Args:
+        argv (`list[str]`, *optional*): Defaults to the command line.
+
+    Returns:
+        `tuple`: [`ModelArguments`], [`DataArguments`], [`AverTrainingArguments`].
+
+    Raises:
+        `ValueError`: for a recipe that cannot be read or that sets an unknown name.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = HfArgumentParser((ModelArguments, DataArguments, AverTrainingArguments))
+    if argv and not argv[0].startswith("-"):
+        parser.set_defaults(**_checked_recipe(parser, argv.pop(0)))
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def _checked_recipe(parser, path):
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"The recipe {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The recipe {path} must be a mapping of names to values, but is a {type(values).__name__}.")
+    known = {action.dest for action in parser._actions}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"The recipe {path} sets {', '.join(unknown)}, which no argument is called. See --help.")
+    return values
