@@ -1,6 +1,39 @@
-"""From files to arrays: sound out of any media container, action units out of OpenFace's tables."""
+"""From files to arrays: sound and pictures out of any media container, features of the face out of videos and tables.
 
-from .media import MediaError, read_audio
-from .openface import ACTION_UNITS, FaceTrack, read_openface
+Nothing here needs OpenFace or MediaPipe to be imported.
+"""
 
-__all__ = ["ACTION_UNITS", "FaceTrack", "MediaError", "read_audio", "read_openface"]
+from .clips import Clip, find_clips
+from .extract import extract_clips, find_extractor
+from .extractor import (
+    ExtractionError,
+    Extractor,
+    ExtractorUnavailableError,
+    FaceTrack,
+    FeatureIdentity,
+    check_same_features,
+)
+from .media import MediaError, read_audio, read_frames, read_timestamps
+from .openface import ACTION_UNITS, read_openface
+from .table import read_features, write_features
+
+__all__ = [
+    "ACTION_UNITS",
+    "Clip",
+    "ExtractionError",
+    "Extractor",
+    "ExtractorUnavailableError",
+    "FaceTrack",
+    "FeatureIdentity",
+    "MediaError",
+    "check_same_features",
+    "extract_clips",
+    "find_clips",
+    "find_extractor",
+    "read_audio",
+    "read_features",
+    "read_frames",
+    "read_openface",
+    "read_timestamps",
+    "write_features",
+]

@@ -1,12 +1,23 @@
-"""Sound out of media files by PyAV, which carries its own ffmpeg."""
+"""Sound and pictures out of media files, on one clock, by PyAV, which carries its own ffmpeg.
+
+The clock is the container's: second 0 is its first moment, whichever stream begins it. `read_audio` puts silence
+before sound that starts later, and the timestamps of frames count from the same moment, so the two can be compared.
+"""
 
 import io
+import os
 from pathlib import Path
 
 import av
 import numpy as np
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_PIXELS = 2**26  # of a frame: 8192 x 8192. A damaged header promises more, and one such frame would fill the memory
+MAX_GAP = 3600.0  # seconds between the container's start and its sound; a damaged header promises years of silence
+# Formats that store their duration. Elsewhere ffmpeg guesses it from the bit rate, which proves nothing.
+STORED_DURATION = ("flv", "mov", "matroska", "avi", "asf")
+# A playlist may name other files; nothing here fetches what it names from a network.
+LOCAL_ONLY = {"protocol_whitelist": "file,crypto,data"}
 
 
 class MediaError(ValueError):
@@ -23,8 +34,8 @@ def read_audio(source, sampling_rate=16_000, name=None):
         name (`str`, *optional*): What to call the clip in errors. Defaults to the file's name.
 
     Returns:
-        `np.ndarray` of shape `(num_samples,)`: mono float32 in [-1, 1]. Sample 0 is the container's time 0: where sound
-        starts later than the picture, silence fills the gap, so that both stay on one clock.
+        `np.ndarray` of shape `(num_samples,)`: mono float32 in [-1, 1]. Sample 0 is the container's time 0: where
+        sound starts later than the picture, silence fills the gap, so that both stay on one clock.
 
     Raises:
         `MediaError`: if the file is missing, empty, a Git-LFS pointer, damaged, or has no sound.
@@ -33,17 +44,48 @@ def read_audio(source, sampling_rate=16_000, name=None):
     content = source if isinstance(source, bytes) else read_bytes(source)
     check_is_media(content, name)
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), options=LOCAL_ONLY) as container:
             if not container.streams.audio:
                 raise MediaError(f"{name} has no sound: it holds {_described(container)}.")
-            chunks, start = _decode(container, sampling_rate)
+            chunks, start = _decode_audio(container, sampling_rate)
     except av.FFmpegError as error:
         raise MediaError(f"{name} cannot be decoded ({error}). Is it damaged or cut short?") from error
     if not chunks:
         raise MediaError(f"{name} has an audio stream but no sample of sound in it.")
+    if abs(start) > MAX_GAP:
+        raise MediaError(f"{name}: sound starts {start:.0f} s after the container. Its timestamps are damaged.")
     offset = round(start * sampling_rate)
     waveform = np.concatenate(chunks)
     return np.concatenate([np.zeros(max(offset, 0), np.float32), waveform[max(-offset, 0) :]])
+
+
+def read_frames(path):
+    """
+    Pictures of a video file one after another, upright, in constant memory.
+
+    Args:
+        path (`str` or `Path`): A video file.
+
+    Yields:
+        `tuple[float, np.ndarray]`: seconds on the clock of [`read_audio`]; RGB of shape `(height, width, 3)`, uint8.
+
+    Raises:
+        `MediaError`: if the file is missing, empty, a Git-LFS pointer, without picture, damaged, cut short, larger
+        than `MAX_PIXELS`, or runs backwards in time.
+    """
+    for seconds, frame in _timed_frames(path):
+        # ffmpeg gives the angle of the display matrix counterclockwise, as np.rot90 turns.
+        yield seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+
+
+def read_timestamps(path):
+    """
+    When each picture of a video file is shown, as [`read_frames`] tells it, at a variable rate or not.
+
+    Returns:
+        `np.ndarray` of shape `(num_frames,)`: seconds, float64, never decreasing.
+    """
+    return np.array([seconds for seconds, _ in _timed_frames(path)])
 
 
 def read_bytes(path):
@@ -65,17 +107,98 @@ def check_is_media(content, name):
         )
 
 
-def _decode(container, sampling_rate):
+def _decode_audio(container, sampling_rate):
     """Chunks of mono float32 samples, and the first one's time in seconds after the container's first moment."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate)
     chunks, start = [], 0.0
     for frame in container.decode(container.streams.audio[0]):
         if not chunks and frame.time is not None:
-            start = frame.time - (container.start_time or 0) / av.time_base
+            start = frame.time - _first_moment(container)
         frame.pts = None  # timestamps of old .flv files jitter; samples are what counts
         chunks.extend(part.to_ndarray()[0] for part in resampler.resample(frame))
     chunks.extend(part.to_ndarray()[0] for part in resampler.resample(None))
     return chunks, start
+
+
+def _timed_frames(path):
+    """(seconds, `av.VideoFrame`) of each picture; see [`read_frames`]."""
+    name = Path(path).name
+    check_is_media(_head(path), name)
+    try:
+        with av.open(str(Path(path).resolve()), options=LOCAL_ONLY) as container:
+            yield from _checked_frames(container, name)
+    except av.FFmpegError as error:
+        raise MediaError(f"{name} cannot be decoded ({error.strerror}). Is it damaged or cut short?") from error
+
+
+def _checked_frames(container, name):
+    stream, origin = _picture(container, name), _first_moment(container)
+    rate = stream.average_rate or stream.guessed_rate
+    count, last, end = 0, -np.inf, 0.0
+    for packet in container.demux():
+        if packet.pts is not None and packet.time_base:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin)
+        for frame in packet.decode() if packet.stream_index == stream.index else ():
+            seconds = _seconds(frame, origin, count, rate, name)
+            _check_frame(frame, packet, seconds, last, name, count)
+            yield seconds, frame
+            count, last = count + 1, seconds
+    if not count:
+        raise MediaError(f"{name} has a video stream but no picture in it.")
+    _check_whole(container, end, name)
+
+
+def _head(path):
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise MediaError(f"{Path(path).name} is not a file ({path}).")  # a pipe would never end
+        with open(path, "rb") as file:
+            return file.read(len(LFS_POINTER))
+    except OSError as error:
+        raise MediaError(f"{Path(path).name} cannot be read: {error.strerror} ({path}).") from error
+
+
+def _picture(container, name):
+    """The first video stream that moves: not the cover that music files carry."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            _check_size(stream.codec_context, name)
+            return stream
+    raise MediaError(f"{name} has no picture: it holds {_described(container)}.")
+
+
+def _seconds(frame, origin, index, rate, name):
+    if frame.time is not None:
+        return frame.time - origin
+    if not rate:
+        raise MediaError(f"{name} has neither timestamps nor a frame rate. Remux it: ffmpeg -i {name} -c copy …")
+    return float(index / rate)
+
+
+def _check_frame(frame, packet, seconds, last, name, index):
+    _check_size(frame, name)
+    if packet.is_corrupt or frame.is_corrupt:
+        raise MediaError(f"{name} is damaged at frame {index} ({seconds:.2f} s).")
+    if seconds < last:
+        raise MediaError(f"{name} runs backwards in time: frame {index} is at {seconds:.3f} s, after {last:.3f} s.")
+
+
+def _check_size(picture, name):
+    if picture.width * picture.height > MAX_PIXELS:
+        raise MediaError(
+            f"{name} claims {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}. Is it damaged?"
+        )
+
+
+def _check_whole(container, end, name):
+    """Refuses a file that ends long before the moment its header promises, as a broken download does."""
+    promised = (container.duration or 0) / av.time_base
+    if container.format.name.startswith(STORED_DURATION) and promised - end > max(0.5, 0.1 * promised):
+        raise MediaError(f"{name} ends after {end:.2f} s of the {promised:.2f} s in its header. Is it cut short?")
+
+
+def _first_moment(container):
+    return (container.start_time or 0) / av.time_base
 
 
 def _described(container):

@@ -1,44 +1,27 @@
-"""Action units out of the tables that OpenFace 2.x writes: one row a frame, a header with odd spaces, 40 to 700 columns."""
+"""Action units out of the tables that OpenFace 2.x writes: a row a frame, odd spaces in the header, 40-700 columns."""
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .extractor import FeatureIdentity, checked_track
 from .media import MediaError, check_is_media, read_bytes
 
 _INTENSITIES = ("01", "02", "04", "05", "06", "07", "09", "10", "12", "14", "15", "17", "20", "23", "25", "26", "45")
 _PRESENCES = (*_INTENSITIES[:-1], "28", "45")
 ACTION_UNITS = (*(f"AU{unit}_r" for unit in _INTENSITIES), *(f"AU{unit}_c" for unit in _PRESENCES))
 
-# Tables without `success`, such as the tracking that RAVDESS's authors publish, carry only `confidence`. OpenFace itself
-# counts a frame as found when its landmark validator is surer than 0.725 (`validation_boundary`).
+# Tables without `success`, such as the tracking that RAVDESS's authors publish, carry only `confidence`. OpenFace
+# itself counts a frame as found when its landmark validator is surer than 0.725 (`validation_boundary`).
 CONFIDENCE_THRESHOLD = 0.725
-
-
-@dataclass
-class FaceTrack:
-    """
-    One face over a clip.
-
-    Args:
-        timestamps (`np.ndarray` of shape `(num_frames,)`): Seconds, float64.
-        action_units (`np.ndarray` of shape `(num_frames, 35)`):
-            float32 in the order of `ACTION_UNITS`: 17 intensities (0 to 5), then 18 presences (0 or 1).
-        success (`np.ndarray` of shape `(num_frames,)`): bool, whether the face was found in the frame.
-    """
-
-    timestamps: np.ndarray
-    action_units: np.ndarray
-    success: np.ndarray
 
 
 def read_openface(source, name=None):
     """
-    Reads a table of OpenFace's `FeatureExtraction` or `FaceLandmarkVidMulti`. Of several faces the one with the largest
-    mean confidence is taken. Where a frame has no face, its row stays, with `success` false and zeros.
+    Reads a table of OpenFace's `FeatureExtraction` or `FaceLandmarkVidMulti`. Of several faces the one with the
+    largest mean confidence is taken. Where a frame has no face, its row stays, with `success` false and zeros.
 
     Args:
         source (`str`, `Path` or `bytes`): A `.csv` file, or a file's content. Without a `success` column, confidence
@@ -46,49 +29,43 @@ def read_openface(source, name=None):
         name (`str`, *optional*): What to call the table in errors. Defaults to the file's name.
 
     Returns:
-        [`FaceTrack`]
+        [`FaceTrack`]: with the 35 features of `ACTION_UNITS`: 17 intensities (0 to 5), then 18 presences (0 or 1). A
+        table does not say which version and flags made it, so its identity leaves them open.
 
     Raises:
         `MediaError`: if the file is missing, empty, a Git-LFS pointer, not such a table, lacks columns (named), holds
         values that are no numbers, or runs backwards in time.
     """
     name = name or ("table" if isinstance(source, bytes) else Path(source).name)
+    table = _numbers(_parsed(source, name), name)
+    table = _one_face(table)
+    identity = FeatureIdentity("openface", columns=ACTION_UNITS)
+    return checked_track(
+        name, table["timestamp"], table[list(ACTION_UNITS)].to_numpy(np.float32), table["success"] > 0, identity
+    )
+
+
+def _parsed(source, name):
     content = source if isinstance(source, bytes) else read_bytes(source)
     check_is_media(content, name)
-    table = _one_face(_parsed(content, name))
-    if table.empty:
-        raise MediaError(f"{name} has a header but no frames.")
-    success = table["success"].to_numpy() > 0
-    action_units = np.where(success[:, None], table[list(ACTION_UNITS)].to_numpy(np.float32), np.float32(0.0))
-    timestamps = table["timestamp"].to_numpy(np.float64)
-    for column, values in {"timestamp": timestamps, "AU": action_units}.items():
-        bad = ~np.isfinite(values.reshape(len(table), -1)).all(axis=1)
-        if bad.any():
-            raise MediaError(
-                f"{name} holds values that are not finite numbers in {column} of row {int(bad.argmax()) + 2}."
-            )
-    if (np.diff(timestamps) < 0).any():
-        row = int((np.diff(timestamps) < 0).argmax()) + 3
-        raise MediaError(f"{name} runs backwards in time at row {row}.")
-    return FaceTrack(timestamps, action_units, success)
-
-
-def _parsed(content, name):
     try:
-        table = pd.read_csv(io.BytesIO(content), skipinitialspace=True, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        table = pd.read_csv(io.BytesIO(content), skipinitialspace=True, encoding="utf-8-sig", low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
         raise MediaError(f"{name} is not a table of OpenFace: {error}") from error
     table.columns = [str(column).strip() for column in table.columns]
     if "success" not in table and "confidence" in table:
         table["success"] = pd.to_numeric(table["confidence"], errors="coerce") > CONFIDENCE_THRESHOLD
+    return table
+
+
+def _numbers(table, name):
+    """The columns that are read, as numbers; what is no number becomes NaN."""
     missing = [column for column in ("timestamp", "success", *ACTION_UNITS) if column not in table]
     if missing:
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
         raise MediaError(f"{name} lacks the OpenFace columns {shown}. Was FeatureExtraction run with -aus?")
-    numeric = [
-        column for column in ("face_id", "timestamp", "confidence", "success", *ACTION_UNITS) if column in table
-    ]
-    return table[numeric].apply(pd.to_numeric, errors="coerce")
+    wanted = [column for column in ("face_id", "timestamp", "confidence", "success", *ACTION_UNITS) if column in table]
+    return table[wanted].apply(pd.to_numeric, errors="coerce")
 
 
 def _one_face(table):

@@ -1,0 +1,88 @@
+"""Which clips a run is about: files and folders in, every video once, and its share where several processes run."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .media import MediaError
+from .report import Outcome
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video, and the name of its features: its path under the folder that was given, without suffix."""
+
+    path: Path
+    name: str
+
+
+def find_clips(sources):
+    """
+    Videos among files and, by their suffix, under folders. Links to folders are followed, each folder once.
+
+    Args:
+        sources (`list[str | Path]`): Files, whatever their suffix, and folders.
+
+    Returns:
+        `tuple[list[Clip], list[Outcome]]`: the clips in the order of their names, and what is skipped and why: clips
+        whose features would take another's place, links that lead back, folders that cannot be read.
+
+    Raises:
+        `MediaError`: if there is no video at all.
+    """
+    candidates, skipped, seen = [], [], set()
+    for source in map(Path, sources):
+        if source.is_dir():
+            candidates.extend(_under(source, source, seen, skipped))
+        else:
+            candidates.append(Clip(source, source.stem))
+    if not candidates:
+        places = ", ".join(map(str, sources))
+        raise MediaError(f"No video under {places}. Looked for files in {', '.join(sorted(VIDEO_SUFFIXES))}.")
+    clips = {}
+    for clip in candidates:
+        first = clips.setdefault(clip.name, clip)
+        if os.path.abspath(first.path) != os.path.abspath(clip.path):
+            reason = f"has the same name as {first.path}, so its features would take that one's place"
+            skipped.append(Outcome(str(clip.path), "skipped", reason))
+    return [clips[name] for name in sorted(clips)], skipped
+
+
+def this_share(found):
+    """
+    The part of this process in what [`find_clips`] found, where `accelerate launch` or `torchrun` started several, on
+    one machine or many: every n-th.
+
+    Returns:
+        `tuple[tuple[list, list], str]`: clips and skipped, and a name for the report of this share.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return found, "report"
+    from accelerate import PartialState
+
+    state = PartialState(cpu=True)
+    index, count = state.process_index, state.num_processes
+    state.destroy_process_group()  # each goes its own way from here, so a slow one cannot time out the others
+    return tuple(part[index::count] for part in found), f"report-{index + 1:05d}-of-{count:05d}"
+
+
+def _under(folder, root, seen, skipped):
+    real = os.path.realpath(folder)
+    if real in seen:
+        skipped.append(Outcome(str(folder), "skipped", f"leads to {real}, which is looked at already"))
+        return
+    seen.add(real)
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        skipped.append(Outcome(str(folder), "skipped", f"cannot be read: {error.strerror}"))
+        return
+    for path in (folder / name for name in names):
+        if os.path.isdir(path):
+            yield from _under(path, root, seen, skipped)
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            yield Clip(path, path.relative_to(root).with_suffix("").as_posix())

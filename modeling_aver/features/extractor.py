@@ -1,0 +1,193 @@
+"""What every source of features answers: when, what and whether, and who made it.
+
+An extractor is anything with an `identity` and `extract(video)`. Values of two extractors are never comparable, nor
+those of one extractor under two settings, so the identity travels with the numbers and is compared before they meet.
+"""
+
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from .media import MediaError
+
+logger = logging.getLogger(__name__)
+
+
+class ExtractorUnavailableError(ImportError):
+    """No clip can be extracted: the package, program or model file is not there. Says how to get it."""
+
+
+class ExtractionError(RuntimeError):
+    """The extractor failed on this clip, though the clip may be sound: it crashed, hung or wrote nothing."""
+
+
+@dataclass(frozen=True)
+class FeatureIdentity:
+    """
+    Who made the features.
+
+    Args:
+        name (`str`): Of the extractor: openface, mediapipe, table.
+        version (`str`, *optional*): Of its program, image or package. `None` where nobody knows, as in most tables.
+        settings (`dict`, *optional*): What changes the values, as JSON holds it. A key that is absent is unknown.
+        columns (`tuple[str, ...]`, *optional*): Names of the D features, in order.
+    """
+
+    name: str
+    version: str | None = None
+    settings: dict = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+
+    def to_dict(self):
+        """A dict that JSON can hold."""
+        return {**asdict(self), "columns": list(self.columns)}
+
+    @classmethod
+    def from_dict(cls, values):
+        """
+        The inverse of [`~FeatureIdentity.to_dict`].
+
+        Raises:
+            `ValueError`: for a field that no identity has, or without a name.
+        """
+        unknown = set(values) - {"name", "version", "settings", "columns"}
+        if unknown or not isinstance(values.get("name"), str):
+            raise ValueError(f"A feature identity has name, version, settings and columns; got {sorted(values)}.")
+        return cls(
+            values["name"],
+            values.get("version"),
+            dict(values.get("settings") or {}),
+            tuple(values.get("columns") or ()),
+        )
+
+    def __str__(self):
+        settings = ", ".join(f"{key} {value}" for key, value in sorted(self.settings.items()))
+        return " ".join(part for part in (self.name, self.version or "", f"({settings})" if settings else "") if part)
+
+
+@dataclass
+class FaceTrack:
+    """
+    One face over a clip. Unpacks as `timestamps, features, success = track`.
+
+    Args:
+        timestamps (`np.ndarray` of shape `(num_frames,)`): Seconds, float64, never decreasing.
+        features (`np.ndarray` of shape `(num_frames, num_features)`): float32. A failed frame keeps its row, of zeros.
+        success (`np.ndarray` of shape `(num_frames,)`): bool, whether the face was found in the frame.
+        identity ([`FeatureIdentity`], *optional*): Who made the features.
+    """
+
+    timestamps: np.ndarray
+    features: np.ndarray
+    success: np.ndarray
+    identity: FeatureIdentity | None = None
+
+    @property
+    def action_units(self):
+        """The features, by the name of the datasets' column."""
+        return self.features
+
+    def __iter__(self):
+        return iter((self.timestamps, self.features, self.success))
+
+
+class Extractor(Protocol):
+    """Anything that turns a video into a [`FaceTrack`]; small enough to be sent to another process."""
+
+    @property
+    def identity(self) -> FeatureIdentity:
+        """Who makes the features."""
+
+    def extract(self, video) -> FaceTrack:
+        """
+        Timestamps `(T,)` in seconds on the clock of [`read_audio`], features `(T, D)` and success `(T,)` of a video.
+
+        Raises:
+            `MediaError`: if the file cannot be used. `ExtractionError`: if the extractor failed on it.
+            `ExtractorUnavailableError`: if it would fail on every file.
+        """
+
+
+def checked_track(name, timestamps, features, success, identity):
+    """
+    A [`FaceTrack`] of arrays that came from outside: failed frames are zeros, everything else is finite and in order.
+
+    Raises:
+        `MediaError`: that names the file, the row and the value.
+    """
+    timestamps, features = _as_numbers(name, timestamps, np.float64), _as_numbers(name, features, np.float32)
+    success = np.asarray(success).astype(bool)
+    if features.ndim != 2 or timestamps.shape != features.shape[:1] or success.shape != features.shape[:1]:
+        raise MediaError(
+            f"{name} must have a timestamp and a success for each row of features (T, D), but timestamps have shape "
+            f"{timestamps.shape}, features {features.shape} and success {success.shape}."
+        )
+    if len(features) == 0:
+        raise MediaError(f"{name} has a header but no frames.")
+    features = np.where(success[:, None], features, np.float32(0.0))
+    for kind, bad in {
+        "timestamp": ~np.isfinite(timestamps),
+        "features": ~np.isfinite(features).all(axis=1),
+    }.items():
+        if bad.any():
+            raise MediaError(f"{name} holds values that are not finite numbers: {kind} of frame {int(bad.argmax())}.")
+    backwards = np.diff(timestamps) < 0
+    if backwards.any():
+        frame = int(backwards.argmax()) + 1
+        raise MediaError(
+            f"{name} runs backwards in time: frame {frame} is at {timestamps[frame]:.3f} s, after "
+            f"{timestamps[frame - 1]:.3f} s."
+        )
+    return FaceTrack(timestamps, features, success, identity)
+
+
+def check_same_features(trained, given):
+    """
+    Refuses features of another extractor than a model was trained on. What either side does not know (an identity of
+    `None`, a setting that is absent) cannot be compared and passes; another version only warns.
+
+    Args:
+        trained, given ([`FeatureIdentity`], `dict` or `None`): Of the model and of the data.
+
+    Raises:
+        `ValueError`: if the extractor, its columns or a setting that both state differs. Says what to do.
+    """
+    if trained is None or given is None:
+        return
+    trained, given = (
+        one if isinstance(one, FeatureIdentity) else FeatureIdentity.from_dict(one) for one in (trained, given)
+    )
+    difference = _difference(trained, given)
+    if difference:
+        raise ValueError(
+            f"The model was trained on features of {trained}, but these are of {given}: {difference}. Extract the "
+            f"clips again (aver extract … --backend {trained.name}), or load a model trained on such features."
+        )
+    if None not in (trained.version, given.version) and trained.version != given.version:
+        logger.warning("The model was trained on features of %s, but these are of %s.", trained, given)
+
+
+def _difference(trained, given):
+    """The first thing in which two identities differ, in words, or `None`."""
+    if trained.name != given.name:
+        return f"the extractor is {given.name}, not {trained.name}"
+    for key in sorted(trained.settings.keys() & given.settings.keys()):
+        if trained.settings[key] != given.settings[key]:
+            return f"{key} is {given.settings[key]}, not {trained.settings[key]}"
+    if not trained.columns or not given.columns or trained.columns == given.columns:
+        return None
+    if sorted(trained.columns) == sorted(given.columns):
+        return "the columns are in another order"
+    if len(trained.columns) != len(given.columns):
+        return f"{len(given.columns)} columns, not {len(trained.columns)}"
+    first = next(pair for pair in zip(trained.columns, given.columns, strict=True) if pair[0] != pair[1])
+    return f"column {first[1]} stands where {first[0]} should"
+
+
+def _as_numbers(name, values, dtype):
+    try:
+        return np.asarray(values).astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise MediaError(f"{name} holds values that are no numbers: {error}.") from error

@@ -1,0 +1,48 @@
+"""What became of each clip of a run, for people and for programs."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+STATUSES = {
+    "done": "features are there",
+    "no_face": "no face in any frame: the table is there, with every frame failed",
+    "corrupt": "the file cannot be used",
+    "failed": "the extractor failed, the file may be sound",
+    "skipped": "not looked at",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one clip: its file, one of `STATUSES`, why, and in how many frames a face was found."""
+
+    clip: str
+    status: str
+    reason: str = ""
+    frames: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of all clips, and the identity of their features."""
+
+    identity: dict
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def counts(self):
+        """How many clips have each status."""
+        found = Counter(outcome.status for outcome in self.outcomes)
+        return {status: found[status] for status in STATUSES}
+
+    def to_json(self):
+        """JSON: identity, counts, and for each clip its file, status, reason and number of frames with a face."""
+        clips = [asdict(outcome) for outcome in self.outcomes]
+        return json.dumps({"identity": self.identity, "counts": self.counts, "clips": clips}, indent=1)
+
+    def to_text(self):
+        """Text: the counts, then every clip that is not done, by name with its reason."""
+        lines = [f"{count:6d} {status:8s} {STATUSES[status]}" for status, count in self.counts.items() if count]
+        bad = [outcome for outcome in self.outcomes if outcome.status != "done"]
+        return "\n".join([*lines, *(f"{one.status:8s} {one.clip}: {one.reason}" for one in bad)])
