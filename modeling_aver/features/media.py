@@ -13,7 +13,8 @@ import numpy as np
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192. A damaged header promises more, and one such frame would fill the memory
-MAX_GAP = 3600.0  # seconds between the container's start and its sound; a damaged header promises years of silence
+MAX_GAP = 3600.0  # seconds of nothing before sound or picture; damaged timestamps promise years of it
+MAX_LOSS = 0.2  # seconds that a clip may end before the moment its header promises; rounding costs a frame or two
 # Formats that store their duration. Elsewhere ffmpeg guesses it from the bit rate, which proves nothing.
 STORED_DURATION = ("flv", "mov", "matroska", "avi", "asf")
 # A playlist may name other files; nothing here fetches what it names from a network.
@@ -34,8 +35,8 @@ def read_audio(source, sampling_rate=16_000, name=None):
         name (`str`, *optional*): What to call the clip in errors. Defaults to the file's name.
 
     Returns:
-        `np.ndarray` of shape `(num_samples,)`: mono float32 in [-1, 1]. Sample 0 is the container's time 0: where
-        sound starts later than the picture, silence fills the gap, so that both stay on one clock.
+        `np.ndarray` of shape `(num_samples,)`: float32 in [-1, 1], the mean of the channels. Sample 0 is the moment at
+        which the container starts: silence fills the gap before later sound, so that both streams stay on one clock.
 
     Raises:
         `MediaError`: if the file is missing, empty, a Git-LFS pointer, damaged, or has no sound.
@@ -47,7 +48,7 @@ def read_audio(source, sampling_rate=16_000, name=None):
         with av.open(io.BytesIO(content), options=LOCAL_ONLY) as container:
             if not container.streams.audio:
                 raise MediaError(f"{name} has no sound: it holds {_described(container)}.")
-            chunks, start = _decode_audio(container, sampling_rate)
+            chunks, start = _decode_audio(container, sampling_rate, name)
     except av.FFmpegError as error:
         raise MediaError(f"{name} cannot be decoded ({error}). Is it damaged or cut short?") from error
     if not chunks:
@@ -55,7 +56,7 @@ def read_audio(source, sampling_rate=16_000, name=None):
     if abs(start) > MAX_GAP:
         raise MediaError(f"{name}: sound starts {start:.0f} s after the container. Its timestamps are damaged.")
     offset = round(start * sampling_rate)
-    waveform = np.concatenate(chunks)
+    waveform = np.concatenate(chunks, axis=1).mean(axis=0)  # (channels, num_samples) -> (num_samples,)
     return np.concatenate([np.zeros(max(offset, 0), np.float32), waveform[max(-offset, 0) :]])
 
 
@@ -107,17 +108,21 @@ def check_is_media(content, name):
         )
 
 
-def _decode_audio(container, sampling_rate):
-    """Chunks of mono float32 samples, and the first one's time in seconds after the container's first moment."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate)
+def _decode_audio(container, sampling_rate, name):
+    """Chunks (channels, samples) of float32, and the first one's time in seconds after the container's start."""
+    # Channels are kept: ffmpeg's own way to mono adds them up, and leaves [-1, 1].
+    resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
     chunks, start = [], 0.0
     for frame in container.decode(container.streams.audio[0]):
         if not chunks and frame.time is not None:
             start = frame.time - _first_moment(container)
         frame.pts = None  # timestamps of old .flv files jitter; samples are what counts
-        chunks.extend(part.to_ndarray()[0] for part in resampler.resample(frame))
-    chunks.extend(part.to_ndarray()[0] for part in resampler.resample(None))
-    return chunks, start
+        try:
+            chunks.extend(part.to_ndarray() for part in resampler.resample(frame))
+        except ValueError as error:
+            raise MediaError(f"{name} is damaged: its sound changes rate or channels midway ({error}).") from error
+    chunks.extend(part.to_ndarray() for part in resampler.resample(None))
+    return [chunk for chunk in chunks if chunk.size], start
 
 
 def _timed_frames(path):
@@ -179,6 +184,8 @@ def _check_frame(frame, packet, seconds, last, name, index):
     _check_size(frame, name)
     if packet.is_corrupt or frame.is_corrupt:
         raise MediaError(f"{name} is damaged at frame {index} ({seconds:.2f} s).")
+    if seconds - max(last, 0.0) > MAX_GAP:
+        raise MediaError(f"{name} leaps to {seconds:.0f} s at frame {index}. Its timestamps are damaged.")
     if seconds < last:
         raise MediaError(f"{name} runs backwards in time: frame {index} is at {seconds:.3f} s, after {last:.3f} s.")
 
@@ -193,7 +200,8 @@ def _check_size(picture, name):
 def _check_whole(container, end, name):
     """Refuses a file that ends long before the moment its header promises, as a broken download does."""
     promised = (container.duration or 0) / av.time_base
-    if container.format.name.startswith(STORED_DURATION) and promised - end > max(0.5, 0.1 * promised):
+    end = max(end, end + _first_moment(container))  # some formats count from zero, not from their first moment
+    if container.format.name.startswith(STORED_DURATION) and promised - end > max(MAX_LOSS, 0.1 * promised):
         raise MediaError(f"{name} ends after {end:.2f} s of the {promised:.2f} s in its header. Is it cut short?")
 
 
