@@ -1,0 +1,81 @@
+"""CREMA-D's own tables: who the actors are, and what the crowd perceived. Read from the user's copy, never shipped."""
+
+from pathlib import Path
+
+import datasets
+import pandas as pd
+
+from modeling_aver.features import MediaError
+
+VOTES = {"A": "anger", "D": "disgust", "F": "fear", "H": "happy", "N": "neutral", "S": "sad"}
+QUERIES = {"voice": "Voice", "face": "Face", "both": "MultiModal"}
+DEMOGRAPHICS = "VideoDemographics.csv"
+SUMMARY = ("summaryTable.csv", "processedResults/summaryTable.csv")
+
+
+def demographics_features():
+    """Columns of an actor: `actor_age` (years at the recording), `actor_sex`, `actor_race`, `actor_ethnicity`."""
+    return {
+        "actor_age": datasets.Value("int32"),
+        "actor_sex": datasets.ClassLabel(names=["female", "male"]),
+        "actor_race": datasets.Value("string"),
+        "actor_ethnicity": datasets.Value("string"),
+    }
+
+
+def perceived_features():
+    """
+    Columns of the crowd: `perceived_voice`, `perceived_face`, `perceived_both` hold the emotion with most votes, or
+    several where votes tie; `…_level` the mean rating of each (0 to 100).
+    """
+    label = datasets.List(datasets.ClassLabel(names=list(VOTES.values())))
+    level = datasets.List(datasets.Value("float32"))
+    return {f"perceived_{q}": label for q in QUERIES} | {f"perceived_{q}_level": level for q in QUERIES}
+
+
+def find_table(data_dir, *names):
+    """The first of `names` under `data_dir`, or `None`."""
+    return next((path for path in (Path(data_dir) / name for name in names) if path.is_file()), None)
+
+
+def read_demographics(path):
+    """`dict[str, dict]`: columns of [`demographics_features`] by speaker."""
+    table = _read(path, ["ActorID", "Age", "Sex", "Race", "Ethnicity"])
+    return {
+        row.ActorID: {
+            "actor_age": int(row.Age),
+            "actor_sex": row.Sex.lower(),
+            "actor_race": row.Race,
+            "actor_ethnicity": row.Ethnicity,
+        }
+        for row in table.itertuples()
+    }
+
+
+def read_perceived(path):
+    """`dict[str, dict]`: columns of [`perceived_features`] by utterance."""
+    columns = [f"{column}{kind}" for column in QUERIES.values() for kind in ("Vote", "Level")]
+    table = _read(path, ["FileName", *columns]).set_index("FileName")
+    return {name: _perceived(row, path, name) for name, row in table.to_dict("index").items()}
+
+
+def _perceived(row, path, name):
+    found = {}
+    for query, column in QUERIES.items():
+        votes = row[f"{column}Vote"].split(":")
+        if not set(votes) <= set(VOTES):
+            raise MediaError(f"{path.name}: {column}Vote of {name} ({':'.join(votes)}) must be of {', '.join(VOTES)}.")
+        found[f"perceived_{query}"] = [VOTES[vote] for vote in votes]
+        found[f"perceived_{query}_level"] = [float(level) for level in row[f"{column}Level"].split(":")]
+    return found
+
+
+def _read(path, columns):
+    try:
+        table = pd.read_csv(path, dtype=str, skipinitialspace=True, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise MediaError(f"{path.name} is not a table of CREMA-D: {error}") from error
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise MediaError(f"{path.name} lacks the columns {', '.join(missing)}. Is it CREMA-D's own?")
+    return table

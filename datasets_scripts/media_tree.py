@@ -1,0 +1,126 @@
+"""Files of a corpus by name, wherever they lie: in folders or in zips. Nothing is ever extracted."""
+
+import functools
+import logging
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from modeling_aver.features import MediaError
+from modeling_aver.features.media import read_bytes
+
+logger = logging.getLogger(__name__)
+
+# No clip of these corpora comes near; a zip that promises more is damaged or hostile.
+LARGEST_MEMBER = 2 * 1024**3  # bytes
+
+
+@dataclass(frozen=True)
+class Member:
+    """
+    One file.
+
+    Args:
+        path (`Path`): The file, or the zip that holds it.
+        inside (`str`, *optional*): Its name in the zip.
+    """
+
+    path: Path
+    inside: str | None = None
+
+    @property
+    def name(self):
+        """`str`: the file's own name, without folders."""
+        return PurePosixPath(self.inside).name if self.inside else self.path.name
+
+    @property
+    def stem(self):
+        """`str`: the name up to its suffix."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self):
+        """`str`: in lower case, with the dot."""
+        return PurePosixPath(self.name).suffix.lower()
+
+    def read(self):
+        """
+        The file's content.
+
+        Raises:
+            `MediaError`: if it is missing, encrypted, damaged, or larger than `LARGEST_MEMBER` once unpacked.
+        """
+        if self.inside is None:
+            return read_bytes(self.path)
+        try:
+            archive = _opened(self.path)
+            if archive.getinfo(self.inside).file_size > LARGEST_MEMBER:
+                raise MediaError(f"{self.name} in {self.path.name} is over {LARGEST_MEMBER:,} bytes once unpacked.")
+            return archive.read(self.inside)
+        except (OSError, RuntimeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise MediaError(f"{self.name} cannot be read out of {self.path.name}: {error}") from error
+
+
+def find_members(root, suffixes):
+    """
+    Every file under a folder, and in the zips under it, that has one of the suffixes. Hidden files are none of the
+    corpus's. Folders come before zips; each in the order of their names.
+
+    Args:
+        root (`str` or `Path`): A folder, or one zip.
+        suffixes (`Container[str]`): In lower case, with the dot.
+
+    Returns:
+        `list[Member]`
+
+    Raises:
+        `MediaError`: if a zip cannot be opened.
+    """
+    root = Path(root)
+    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    files = [Member(path) for path in paths if path.suffix.lower() != ".zip"]
+    zipped = [member for path in paths if path.suffix.lower() == ".zip" for member in _members(path)]
+    return [m for m in (*files, *zipped) if m.suffix in suffixes and not m.name.startswith(".")]
+
+
+def by_stem(members):
+    """
+    Members by their name up to the suffix. Of several files of one name the first counts; copies inside each other's
+    folders are common in mirrors, so they are counted, not refused.
+
+    Returns:
+        `dict[str, Member]`
+    """
+    found, again = {}, []
+    for member in members:
+        if member.stem in found:
+            again.append(member.name)
+        found.setdefault(member.stem, member)
+    if again:
+        logger.warning(
+            "%d files are there more than once, such as %s: the first of each counts.", len(again), again[0]
+        )
+    return found
+
+
+def _members(path):
+    try:
+        names = _opened(path).namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise MediaError(
+            f"{path.name} cannot be opened ({error}). Was the download cut short? Fetch it again."
+        ) from error
+    return [Member(path, name) for name in sorted(names) if not name.startswith("__MACOSX/")]
+
+
+def _opened(path):
+    stat = path.stat()
+    return _open_zip(path, os.getpid(), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _open_zip(path, process_id, size, changed):
+    """One handle a process, for a handle shared over a fork would share its position; and anew for a changed file."""
+    return zipfile.ZipFile(path)

@@ -1,0 +1,82 @@
+"""Frame-level features of a corpus: a folder or zip with one table a clip, all by one extractor."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from modeling_aver.features import MediaError, check_same_features, read_features, read_openface
+from modeling_aver.features.table import FORMATS
+
+from .media_tree import by_stem, find_members
+
+
+class TrackFolder:
+    """
+    Tables by clip: as OpenFace writes them (`.csv`), or as `aver extract` does (`.npz`, `.parquet`), or anybody's own
+    (see [`~modeling_aver.features.read_features`]). In a zip, OpenFace's alone.
+
+    Args:
+        path (`str` or `Path`): A folder, searched in depth, or a zip.
+        name_of (`Callable[[str], str]`, *optional*): Clip of a table's name without suffix. Defaults to that name.
+        version (`str`, *optional*): Of OpenFace, which its own tables do not tell.
+
+    Raises:
+        `MediaError`: if there is no table, or the first cannot be read.
+    """
+
+    def __init__(self, path, name_of=str, version=None):
+        self.path, self.version = Path(path), version
+        tables = by_stem(find_members(path, FORMATS))
+        if not tables:
+            raise MediaError(f"{path} holds no table of features ({', '.join(FORMATS)}).")
+        self.members = {name_of(stem): tables[stem] for stem in sorted(tables, reverse=True)}
+        first = self._first_readable()
+        self.identity, self.num_features = first.identity, first.features.shape[1]
+
+    def __contains__(self, utterance_id):
+        return utterance_id in self.members
+
+    def read(self, utterance_id):
+        """
+        Features of one clip.
+
+        Returns:
+            [`~modeling_aver.features.FaceTrack`]
+
+        Raises:
+            `MediaError`: if the table is missing or damaged, or another extractor made it than the rest.
+        """
+        if utterance_id not in self:
+            raise MediaError(f"{utterance_id} has no table of features in {self.path.name}.")
+        track = self._read(self.members[utterance_id])
+        try:
+            check_same_features(self.identity, track.identity)
+        except ValueError as error:
+            raise MediaError(f"{self.members[utterance_id].name} is not like the other tables: {error}") from error
+        if track.features.shape[1] != self.num_features:
+            raise MediaError(
+                f"{self.members[utterance_id].name} has {track.features.shape[1]} features a frame, but the other "
+                f"tables have {self.num_features}."
+            )
+        return track
+
+    def _first_readable(self):
+        error = None
+        for utterance_id in sorted(self.members):
+            try:
+                return self._read(self.members[utterance_id])
+            except MediaError as bad:
+                error = error or bad
+        raise MediaError(f"No table under {self.path} can be read; the first: {error}") from error
+
+    def _read(self, member):
+        if member.inside is None and member.suffix != ".csv":
+            return read_features(member.path)
+        content = member.read()
+        if (
+            b"confidence" not in content.split(b"\n", 1)[0]
+        ):  # which OpenFace always writes, and tables of features never
+            if member.inside is not None:
+                raise MediaError(f"{member.name} is not OpenFace's. Unpack {member.path.name} to read other tables.")
+            return read_features(member.path)
+        track = read_openface(content, name=member.name)
+        return replace(track, identity=replace(track.identity, version=self.version))
