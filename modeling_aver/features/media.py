@@ -48,6 +48,7 @@ def read_audio(source, sampling_rate=16_000, name=None):
         with av.open(io.BytesIO(content), options=LOCAL_ONLY) as container:
             if not container.streams.audio:
                 raise MediaError(f"{name} has no sound: it holds {_described(container)}.")
+            _check_decoder(container.streams.audio[0], name)
             chunks, start = _decode_audio(container, sampling_rate, name)
     except av.FFmpegError as error:
         raise MediaError(f"{name} cannot be decoded ({error}). Is it damaged or cut short?") from error
@@ -167,9 +168,15 @@ def _picture(container, name):
     """The first video stream that moves: not the cover that music files carry."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
+            _check_decoder(stream, name)
             _check_size(stream.codec_context, name)
             return stream
     raise MediaError(f"{name} has no picture: it holds {_described(container)}.")
+
+
+def _check_decoder(stream, name):
+    if stream.codec_context is None:
+        raise MediaError(f"{name} holds {stream.type} that nothing here can decode. Is it damaged or cut short?")
 
 
 def _seconds(frame, origin, index, rate, name):

@@ -61,7 +61,8 @@ def _parsed(source, name):
         raise MediaError(f"{name} is not a table of OpenFace: {error}") from error
     table.columns = [str(column).strip() for column in table.columns]
     if "success" not in table and "confidence" in table:
-        table["success"] = pd.to_numeric(table["confidence"], errors="coerce") > CONFIDENCE_THRESHOLD
+        confidence = pd.to_numeric(table["confidence"], errors="coerce")
+        table["success"] = (confidence > CONFIDENCE_THRESHOLD).astype(float).where(confidence.notna())
     return table
 
 
@@ -72,7 +73,11 @@ def _numbers(table, name):
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
         raise MediaError(f"{name} lacks the OpenFace columns {shown}. Was FeatureExtraction run with -aus?")
     wanted = [column for column in _READ if column in table]
-    return table[wanted].apply(pd.to_numeric, errors="coerce")
+    table = table[wanted].apply(pd.to_numeric, errors="coerce")
+    if table["success"].isna().any():
+        frame = int(table["success"].isna().argmax())
+        raise MediaError(f"{name} does not say whether frame {frame} has a face: is it cut short?")
+    return table
 
 
 def _one_face(table):
