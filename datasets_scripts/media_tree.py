@@ -45,6 +45,11 @@ class Member:
         """`str`: in lower case, with the dot."""
         return PurePosixPath(self.name).suffix.lower()
 
+    def name_under(self, root):
+        """`str`: the path below `root` (or in the zip), without suffix; slashes between folders."""
+        path = PurePosixPath(self.inside or self.path.relative_to(root).as_posix())
+        return path.with_suffix("").as_posix()
+
     def read(self):
         """
         The file's content.
@@ -85,19 +90,23 @@ def find_members(root, suffixes):
     return [m for m in (*files, *zipped) if m.suffix in suffixes and not m.name.startswith(".")]
 
 
-def by_stem(members):
+def by_stem(members, name_of=lambda member: member.stem):
     """
     Members by their name up to the suffix. Of several files of one name the first counts; copies inside each other's
     folders are common in mirrors, so they are counted, not refused.
+
+    Args:
+        members (`Iterable[Member]`): See [`find_members`].
+        name_of (`Callable[[Member], str]`, *optional*): Another name.
 
     Returns:
         `dict[str, Member]`
     """
     found, again = {}, []
     for member in members:
-        if member.stem in found:
+        if name_of(member) in found:
             again.append(member.name)
-        found.setdefault(member.stem, member)
+        found.setdefault(name_of(member), member)
     if again:
         logger.warning(
             "%d files are there more than once, such as %s: the first of each counts.", len(again), again[0]

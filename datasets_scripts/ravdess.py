@@ -4,7 +4,7 @@ import logging
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import datasets
 
@@ -113,8 +113,8 @@ class Ravdess(ClipBuilder):
             raise MediaError(f"`data_dir` ({self.config.data_dir}) is no folder. {_WHAT_IT_HOLDS}")
         return find_members(self.config.data_dir, MEDIA)
 
-    def _name_of(self, stem):
-        return trial_of(stem)
+    def _name_of(self, name):
+        return trial_of(PurePosixPath(name).name)
 
     def _say_who_has_no_table(self):
         if self._tracks is None:

@@ -3,9 +3,10 @@
 import io
 import json
 import logging
+import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import datasets
 import numpy as np
@@ -163,12 +164,25 @@ class ClipConfig(datasets.BuilderConfig):
         roots = [Path(self.data_dir)] if self.data_dir else []
         if roots and self.action_units_folder:
             roots.append(roots[0] / self.action_units_folder)
-        files = {path for root in roots for path in (root, *root.rglob("*")) if path.is_file()}
-        stats = [(str(path), path.stat()) for path in files]
-        listing = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+        listing = sorted({entry for root in roots for entry in _listing(root)})
         return super().create_config_id(
             {**config_kwargs, "schema": SCHEMA_VERSION, "files": Hasher.hash(listing)}, custom_features
         )
+
+
+def _listing(root):
+    """(path, bytes, time of change) of every file under a folder, or of the file that `root` is."""
+    paths = [root] if root.is_file() else (os.path.join(*at) for at in _walk(root))
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError:  # a link that leads nowhere is no file
+            continue
+        yield str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _walk(root):
+    return ((folder, name) for folder, _, names in os.walk(root) for name in names)
 
 
 class ClipBuilder(datasets.GeneratorBasedBuilder):
@@ -189,9 +203,9 @@ class ClipBuilder(datasets.GeneratorBasedBuilder):
         """`dict`: the columns of one clip. Raises [`MediaError`] if it cannot be used."""
         raise NotImplementedError
 
-    def _name_of(self, stem):
-        """The clip of a table's name."""
-        return stem
+    def _name_of(self, name):
+        """The clip of a table's path below its folder, without suffix."""
+        return PurePosixPath(name).name
 
     @cached_property
     def _tracks(self):

@@ -1,7 +1,7 @@
 """Frame-level features of a corpus: a folder or zip with one table a clip, all by one extractor."""
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from modeling_aver.features import MediaError, check_same_features, read_features, read_openface
 from modeling_aver.features.table import FORMATS
@@ -16,19 +16,20 @@ class TrackFolder:
 
     Args:
         path (`str` or `Path`): A folder, searched in depth, or a zip.
-        name_of (`Callable[[str], str]`, *optional*): Clip of a table's name without suffix. Defaults to that name.
+        name_of (`Callable[[str], str]`, *optional*):
+            Clip of a table's path below the folder, without suffix. Defaults to its last part.
         version (`str`, *optional*): Of OpenFace, which its own tables do not tell.
 
     Raises:
         `MediaError`: if there is no table, or the first cannot be read.
     """
 
-    def __init__(self, path, name_of=str, version=None):
+    def __init__(self, path, name_of=lambda name: PurePosixPath(name).name, version=None):
         self.path, self.version = Path(path), version
-        tables = by_stem(find_members(path, FORMATS))
+        tables = find_members(path, FORMATS)
         if not tables:
             raise MediaError(f"{path} holds no table of features ({', '.join(FORMATS)}).")
-        self.members = {name_of(stem): tables[stem] for stem in sorted(tables, reverse=True)}
+        self.members = by_stem(tables, lambda member: name_of(member.name_under(path)))
         first = self._first_readable()
         self.identity, self.num_features = first.identity, first.features.shape[1]
 

@@ -37,7 +37,7 @@ def write_tree(root, names, openface=True):
 
 @pytest.fixture(scope="module")
 def whole_corpus(tmp_path_factory):
-    return write_tree(tmp_path_factory.mktemp("crema_d"), crema_d_names())
+    return write_tree(tmp_path_factory.mktemp("crema_d"), crema_d_names(), openface=False)
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def three_clips(tmp_path):
     ],
 )
 def test_each_configuration_of_the_whole_corpus_has_its_published_sizes(whole_corpus, tmp_path, name, sizes):
-    parts = CremaD(config_name=name, data_dir=str(whole_corpus), cache_dir=tmp_path).parts()
+    parts = CremaD(config_name=name, data_dir=str(whole_corpus), cache_dir=tmp_path, action_units_folder="").parts()
     assert {part: len(clips) for part, clips in parts.items()} == sizes
 
 
 @pytest.mark.slow
-def test_the_whole_corpus_builds_with_exact_counts_of_emotions_and_speakers(whole_corpus, load):
-    built = load(whole_corpus, name="emobox", num_proc=2)
+def test_the_whole_corpus_builds_with_exact_counts_of_emotions_and_speakers(tmp_path, load):
+    built = load(write_tree(tmp_path / "whole", crema_d_names()), name="emobox", num_proc=2)
     assert {part: len(rows) for part, rows in built.items()} == {"train": 5586, "test": 1856}
     labels = [built["train"].features["label"].int2str(label) for part in built.values() for label in part["label"]]
     assert Counter(labels) == dict.fromkeys(EMOTIONS.values(), 1271) | {"neutral": 1087}
@@ -188,8 +188,8 @@ def test_the_name_that_older_copies_cut_short_is_recognised(load, tmp_path):
 
 def test_the_five_known_bad_clips_are_those_that_hicmae_leaves_out(whole_corpus, tmp_path):
     assert set(KNOWN_BAD_CLIPS) == CremaD.SPLITS["speaker_5fold_1"].left_out
-    options = {"data_dir": str(whole_corpus), "cache_dir": tmp_path, "leave_out_known_bad": True}
-    kept = CremaD(config_name="all", **options).parts()["train"]
+    options = {"data_dir": str(whole_corpus), "cache_dir": tmp_path, "action_units_folder": ""}
+    kept = CremaD(config_name="all", **options, leave_out_known_bad=True).parts()["train"]
     assert len(kept) == NUM_CLIPS - 5 and not set(kept) & set(KNOWN_BAD_CLIPS)
 
 
@@ -202,7 +202,12 @@ def test_loading_emobox_warns_that_speakers_overlap_and_other_splits_are_silent(
 
 
 def test_validation_speakers_are_cut_from_training(whole_corpus, tmp_path):
-    options = {"data_dir": str(whole_corpus), "cache_dir": tmp_path, "validation_fraction": 0.1}
+    options = {
+        "data_dir": str(whole_corpus),
+        "cache_dir": tmp_path,
+        "validation_fraction": 0.1,
+        "action_units_folder": "",
+    }
     parts = CremaD(config_name="speaker_5fold_1", **options).parts()
     speakers = {part: {name[:4] for name in names} for part, names in parts.items()}
     assert len(speakers["validation"]) == 7 and not speakers["validation"] & (speakers["train"] | speakers["test"])
