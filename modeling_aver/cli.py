@@ -37,10 +37,12 @@ def evaluate(
     from .training.evaluation import predict_logits
     from .training.metrics import EmotionScores
     from .training.results import predictions_table, print_predictions
+    from .training.setup import check_labels
 
     dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train")
     network, processor = _load(model)
-    labels = list(network.config.id2label.values())
+    labels = dataset.features["label"].names
+    check_labels(network.config, labels)
     logits = predict_logits(network, processor, dataset, batch_size)
     table = predictions_table(dataset, logits, labels)
     scores = EmotionScores().compute(predictions=logits.argmax(axis=-1), references=dataset["label"])
@@ -71,6 +73,36 @@ def figure3(
     agreement = dynamics.sign_agreement()
     plot_feature_dynamics(dynamics, out, title=f"{clip}: the streams move the same way {agreement:.0%} of the time")
     typer.echo(f"{out}: derivative sign agreement {agreement:.3f}")
+
+
+@app.command()
+def extract(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, and folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the features, a table a clip, and the report.")],
+    backend: Annotated[str, typer.Option(help="mediapipe or openface.")] = "mediapipe",
+    format: Annotated[str, typer.Option(help="npz or parquet.")] = "npz",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: none beside this. Default: cores.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that is not done.")] = False,
+    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    static: Annotated[bool | None, typer.Option("--static", help="OpenFace without calibration on the clip.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that OpenFace may take for a clip.")] = None,
+    model: Annotated[Path | None, typer.Option(help="MediaPipe's face_landmarker.task.")] = None,
+):
+    """Writes features of the face for each video; started again, goes on where it stopped."""
+    from .features.clips import find_clips, this_share
+    from .features.extract import default_workers, extract_clips, find_extractor
+    from .features.progress import clip_progress
+
+    extractor = find_extractor(backend, openface=openface, static=static, timeout=timeout, model=model)
+    found, name = this_share(find_clips(videos))
+    workers = default_workers() if workers is None else workers
+    with clip_progress(sum(map(len, found))) as watch:
+        report = extract_clips(
+            extractor, found, out, format=format, workers=workers, strict=strict, watch=watch, report=name
+        )
+    typer.echo(report.to_text())
+    if not report.counts["done"] and report.outcomes:
+        raise typer.Exit(1)
 
 
 def _load(model):

@@ -196,6 +196,8 @@ def build_audio_encoder(audio_config):
         encoder.encoder.pos_conv_embed = MaskedPositionalConvolutions(encoder.encoder.pos_conv_embed)
     elif _normalizes_over_time(audio_config):
         encoder.feature_extractor = MaskedGroupNormConvolutions(encoder.feature_extractor)
+    if audio_config.mask_time_prob == 0 and "masked_spec_embed" in dict(encoder.named_parameters()):
+        encoder.masked_spec_embed.requires_grad_(False)  # unispeech-sat has it even where nothing is masked
     return encoder
 
 

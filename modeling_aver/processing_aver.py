@@ -355,9 +355,16 @@ def _batch_of(value, ndim):
         return [value]
     if isinstance(value, list | tuple):
         first = next((clip for clip in value if clip is not None), None)
-        single = first is not None and not isinstance(first, Mapping) and np.ndim(first) < ndim
+        single = first is not None and not isinstance(first, Mapping) and _depth(first) < ndim
         return [value] if single else list(value)
     return [value] if value.ndim <= ndim else list(value)
+
+
+def _depth(value):
+    """Dimensions of an array or of nested lists, judged by their first rows; ragged ones are named later."""
+    if isinstance(value, list | tuple):
+        return 1 + (_depth(value[0]) if value else 0)
+    return value.ndim if isinstance(value, np.ndarray | torch.Tensor) else 0
 
 
 def _common_length(**streams):

@@ -49,15 +49,20 @@ def build_model(model_args, labels):
     return model
 
 
+def check_labels(config, labels):
+    """Refuses a model that was made for other emotions than `labels` (`list[str]`), naming both."""
+    if list(config.id2label.values()) != list(labels):
+        raise ValueError(
+            f"The model has {config.num_labels} labels ({', '.join(config.id2label.values())}) but the dataset has "
+            f"{len(labels)} ({', '.join(labels)}). Train from `--audio_model_name_or_path`, or pass a checkpoint of "
+            "this dataset's labels."
+        )
+
+
 def _from_checkpoint(model_args, id2label):
     source, revision = model_args.model_name_or_path, model_args.model_revision
     config = AutoConfig.from_pretrained(source, revision=revision)
-    if config.id2label != id2label:
-        raise ValueError(
-            f"The model has {config.num_labels} labels ({', '.join(config.id2label.values())}) but the dataset has "
-            f"{len(id2label)} ({', '.join(id2label.values())}). Train from `--audio_model_name_or_path`, or pass a "
-            "checkpoint of this dataset's labels."
-        )
+    check_labels(config, list(id2label.values()))
     changed = {name: value for name, value in model_args.config_values().items() if getattr(config, name) != value}
     if changed:
         raise ValueError(

@@ -47,6 +47,8 @@ class AverTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # one process writes
+            return
         folder = Path(output_dir or self.args.output_dir)
         self.processor.save_pretrained(folder)
         (folder / "training_args.bin").unlink()  # a pickle; the same facts as text

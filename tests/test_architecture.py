@@ -1,0 +1,101 @@
+"""The house: a file imports only from lower floors, and the Hub closure is six files."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_import_files
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = {
+    "modeling_aver/positions.py": 0,
+    "modeling_aver/losses.py": 0,
+    "modeling_aver/features": 0,
+    "modeling_aver/configuration_aver.py": 1,
+    "modeling_aver/encoder.py": 2,
+    "modeling_aver/modeling_aver.py": 3,
+    "modeling_aver/processing_aver.py": 3,
+    "modeling_aver/training": 4,
+    "datasets_scripts": 4,
+    "modeling_aver/analysis.py": 5,
+    "modeling_aver/inference": 5,
+    "modeling_aver/cli.py": 6,
+    "modeling_aver/__main__.py": 6,
+    "train_hf.py": 6,
+    "modeling_aver/__init__.py": 4,
+}
+CLOSURE = {path.split("/")[1] for path, floor in FLOORS.items() if floor < 4 and path.endswith(".py")}
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("modeling_aver", "datasets_scripts")
+    for path in (ROOT / folder).rglob("*.py")
+) + ["train_hf.py"]
+
+
+def home(path):
+    """The entry of FLOORS that a file belongs to."""
+    fitting = [entry for entry in FLOORS if path == entry or path.startswith(entry + "/")]
+    assert fitting, f"{path} has no floor: add it to FLOORS, and to the map of the house"
+    return max(fitting, key=len)
+
+
+def imported_files(path):
+    """Files of this project that a file imports, from anywhere within it."""
+    tree = ast.parse((ROOT / path).read_text())
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or node.module == "__future__":
+            continue
+        base = Path(path).parents[node.level - 1].as_posix() + "/" if node.level else ""
+        target = (base + (node.module or "").replace(".", "/")).rstrip("/")
+        for candidate in (f"{target}.py", f"{target}/__init__.py"):
+            if (ROOT / candidate).is_file():
+                yield candidate
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_a_file_imports_only_from_lower_floors(path):
+    for imported in imported_files(path):
+        if home(imported) != home(path):
+            # `import modeling_aver` is the door for users; within the project, files name the file that they mean.
+            assert FLOORS[home(imported)] < FLOORS[home(path)], f"{path} imports {imported}"
+
+
+def test_the_hub_closure_is_the_six_files():
+    package = ROOT / "modeling_aver"
+    for entry in ("modeling_aver.py", "processing_aver.py"):
+        assert {Path(name).name for name in get_relative_import_files(package / entry)} <= CLOSURE
+    assert {Path(name).name for name in get_relative_import_files(package / "modeling_aver.py")} == CLOSURE - {
+        "modeling_aver.py",
+        "processing_aver.py",
+    }
+    assert len(CLOSURE) == 6
+
+
+def test_importing_the_package_loads_neither_media_nor_training_nor_plots():
+    heavy = ("av", "datasets", "evaluate", "matplotlib", "sklearn", "typer", "mediapipe")
+    code = f"import sys, modeling_aver; print([name for name in {heavy} if name in sys.modules])"
+    before = f"import sys, transformers, torch; print([name for name in {heavy} if name in sys.modules])"
+    run = [
+        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+        for text in (code, before)
+    ]
+    assert set(ast.literal_eval(run[0].stdout)) <= set(ast.literal_eval(run[1].stdout)) | {"sklearn"}, run[0].stdout
+
+
+FORBIDDEN_CALLS = {"eval", "exec", "os.system", "torch.load", "yaml.load", "np.load", "pd.read_pickle", "joblib.load"}
+FORBIDDEN_IMPORTS = {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_nothing_unpickles_or_runs_strings(path):
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name.split(".")[0] for alias in node.names} | {getattr(node, "module", "")}
+            assert not names & FORBIDDEN_IMPORTS, f"{path}:{node.lineno}"
+        if isinstance(node, ast.Call):
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if keywords.get("allow_pickle") != "False":
+                assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"{path}:{node.lineno}"
+            assert "shell" not in keywords, f"{path}:{node.lineno}"

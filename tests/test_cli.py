@@ -1,0 +1,53 @@
+import pytest
+from conftest import aver_config, aver_model
+from typer.testing import CliRunner
+
+from modeling_aver import AverProcessor, __version__
+from modeling_aver.cli import app
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = aver_config(num_action_units=35)
+    aver_model(config).save_pretrained(folder)
+    AverProcessor.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+def aver(*arguments):
+    result = CliRunner().invoke(app, arguments)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_version():
+    assert aver("--version").strip() == f"modeling-aver {__version__}"
+
+
+def test_evaluate_prints_every_clip_and_the_scores(saved, tmp_path):
+    output = aver("evaluate", saved, "--out", str(tmp_path / "clips.csv"))
+    for emotion in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
+        assert f"1001_DFA_{emotion}_XX" in output
+    assert "war" in output and "uar" in output
+    assert len((tmp_path / "clips.csv").read_text().splitlines()) == 7
+
+
+def test_figure3_draws_a_clip(saved, tmp_path):
+    picture = tmp_path / "figure.png"
+    assert "derivative sign agreement" in aver("figure3", saved, "--clip", "1001_DFA_SAD_XX", "--out", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_clip_that_is_not_there_is_named(saved):
+    with pytest.raises(ValueError, match="There is no clip 1001_DFA_XXX among 6 clips such as 1001_DFA_ANG_XX"):
+        aver("figure3", saved, "--clip", "1001_DFA_XXX")
+
+
+def test_a_model_of_other_labels_is_refused(tmp_path):
+    config = aver_config(num_action_units=35, id2label={0: "calm", 1: "sad"})
+    aver_model(config).save_pretrained(tmp_path)
+    AverProcessor.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"The model has 2 labels \(calm, sad\) but the dataset has 6"):
+        aver("evaluate", str(tmp_path))
