@@ -217,5 +217,6 @@ def _first_moment(container):
 
 
 def _described(container):
-    kinds = [stream.type for stream in container.streams]
-    return f"only {', '.join(kinds)}" if kinds else "no stream at all"
+    kinds = {stream.type for stream in container.streams}
+    doubt = "" if kinds & {"audio", "video"} else " (is it damaged or cut short?)"
+    return (f"only {', '.join(sorted(kinds))}" if kinds else "no stream at all") + doubt
