@@ -1,0 +1,38 @@
+# Two commands are all: `make demo` and `make test`. Both make .venv first.
+
+PYTHON ?= python3
+# Installed first, so that its build is your choice: TORCH="torch --index-url …", or TORCH=torch for the newest.
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test slow check bench clean
+
+demo: $(READY)
+	$(BIN)/python train_hf.py modeling_aver/training/recipes/demo.yaml --output_dir runs/demo
+	$(BIN)/aver evaluate runs/demo
+	$(BIN)/aver figure3 runs/demo --clip 1001_DFA_ANG_XX --out runs/demo/figure3a.png
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(MAKE) test
+
+bench: $(READY)
+	$(BIN)/python benchmarks/alignment_probe.py
+
+clean:
+	rm -rf .venv runs build dist *.egg-info
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $(READY)
