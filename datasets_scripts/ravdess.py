@@ -113,6 +113,10 @@ class Ravdess(ClipBuilder):
             raise MediaError(f"`data_dir` ({self.config.data_dir}) is no folder. {_WHAT_IT_HOLDS}")
         return find_members(self.config.data_dir, MEDIA)
 
+    def has_sound(self):
+        """Whether there is any sound of this channel."""
+        return bool(self._sound)
+
     def _name_of(self, name):
         return trial_of(PurePosixPath(name).name)
 

@@ -267,7 +267,32 @@ class ClipBuilder(datasets.GeneratorBasedBuilder):
     def _leave_out(self, utterance_id, error):
         if self.config.strict:
             raise error
-        logger.warning("%s is left out: %s", utterance_id, error)
+        if utterance_id not in self._left_out:
+            logger.warning("%s is left out: %s", utterance_id, error)
+        self._left_out[utterance_id] = str(error)
+
+    @cached_property
+    def _left_out(self):
+        return {}
+
+    def reasons(self, built):
+        """
+        Why clips are missing from what was built. Processes keep their reasons to themselves, so those few clips are
+        read again.
+
+        Args:
+            built (`Iterable[str]`): Utterances that are there.
+
+        Returns:
+            `dict[str, str]`: reason of each utterance, or file, that is not.
+        """
+        expected = {utterance_id for names in self.parts().values() for utterance_id in names}
+        for utterance_id in sorted(expected.difference(built)):
+            try:
+                self._clip(utterance_id)
+            except MediaError as error:
+                self._leave_out(utterance_id, error)
+        return dict(self._left_out)
 
     def _generate_examples(self, utterance_ids):
         bad = []
@@ -289,13 +314,7 @@ class ClipBuilder(datasets.GeneratorBasedBuilder):
         Returns:
             `dict[str, str]`: reason of each utterance that cannot be used.
         """
-        found = {}
-        for utterance_id in (name for names in self.parts().values() for name in names):
-            try:
-                self._clip(utterance_id)
-            except MediaError as error:
-                found[utterance_id] = str(error)
-        return found
+        return self.reasons(())
 
     def download_and_prepare(self, *args, **kwargs):
         """As in `datasets`, but what stopped it is raised as it is, not as "an error occurred"."""

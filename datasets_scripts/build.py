@@ -1,0 +1,246 @@
+"""
+A corpus as a folder of Parquet that is already what the Hub wants: each clip is stored once, in files such that every
+part of every configuration is a list of whole files, and the card's YAML holds the lists.
+"""
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+
+from .cards import render_card
+from .check import find_problems
+from .crema_d import CremaD
+from .folder import Clips
+from .ravdess import CHANNELS, Ravdess
+from .schema import identity_of, load
+from .splits import SplitError
+
+CORPORA = {"crema_d": CremaD, "ravdess": Ravdess, "clips": Clips}
+RECORD = "build.json"
+ROWS_A_GROUP = 100  # about 10 MB: what a stream or the Hub's viewer reads at once
+
+
+@dataclass
+class Build:
+    """
+    What a built folder holds.
+
+    Args:
+        corpus (`str`): crema_d, ravdess or clips.
+        files (`dict[str, dict[str, list[str]]]`): Parquet files of each part of each configuration.
+        counts (`dict[str, dict[str, dict]]`): Of each part of each configuration: clips, speakers, and each emotion.
+        identities (`list[dict]`): Of the features. More than one is no mistake only where clips have none.
+        left_out (`dict[str, str]`): Reason of each clip that could not be used.
+    """
+
+    corpus: str
+    files: dict = field(default_factory=dict)
+    counts: dict = field(default_factory=dict)
+    identities: list = field(default_factory=list)
+    left_out: dict = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder):
+        """The record of a built folder; `ValueError` if it is none."""
+        path = Path(folder) / RECORD
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} holds no {RECORD}: it is no built dataset. Make one: aver data build … --out …"
+            )
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def build_corpus(corpus, data_dir, out, *, num_proc=None, strict=False, **config):
+    """
+    Builds every configuration of a corpus.
+
+    Args:
+        corpus (`str`): crema_d, ravdess or clips.
+        data_dir (`str` or `Path`): As the corpus's builder wants it; for clips, the CSV.
+        out (`str` or `Path`): A new folder, or that of an earlier build, which is replaced when the new one is whole.
+        num_proc (`int`, *optional*): Processes that read clips.
+        strict (`bool`, *optional*, defaults to `False`): Stop at the first bad clip.
+        config: Further fields of the builder's configuration.
+
+    Returns:
+        [`Build`]
+
+    Raises:
+        `ValueError`: for an unknown corpus, or an `out` that holds other things. `MediaError`: if no clip can be used.
+    """
+    if corpus not in CORPORA:
+        raise ValueError(f"`corpus` ({corpus!r}) must be one of {', '.join(CORPORA)}.")
+    out = Path(out).resolve()
+    _check_out(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
+        new, build = Path(work) / "new", Build(corpus)
+        for folder, builder in _builders(corpus, data_dir, Path(work) / "cache", {"strict": strict, **config}).items():
+            _add(build, builder, new, folder, num_proc)
+        (new / RECORD).write_text(json.dumps(asdict(build), indent=1) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(render_card(build, CORPORA[corpus].SPLITS), encoding="utf-8")
+        _replace(out, new)
+    return build
+
+
+def _check_out(out):
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`out` ({out}) is a file. Name a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+        raise ValueError(f"`out` ({out}) is not empty and no earlier build. Name a new folder.")
+
+
+def _replace(out, new):
+    """Puts the new build in the place of the old, of which only what a build writes is removed."""
+    out.mkdir(exist_ok=True)
+    for old in (out / RECORD, out / "README.md", *out.glob("data*/*.parquet")):
+        old.unlink(missing_ok=True)
+    for path in sorted(new.rglob("*")):
+        if path.is_file():
+            target = out / path.relative_to(new)
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(path, target)
+
+
+def _builders(corpus, data_dir, cache_dir, config):
+    """Builders of a corpus by the folder of their files: RAVDESS's song, where it is there, is a set of its own."""
+    data_dir = Path(data_dir).resolve()
+    if corpus == "clips":
+        config, data_dir = {**config, "table": data_dir.name}, data_dir.parent
+    options = {"data_dir": str(data_dir), "cache_dir": str(cache_dir), **config}
+    builders = {"data": CORPORA[corpus](config_name="all", **options)}
+    if corpus == "ravdess":
+        builders["data_song"] = Ravdess(config_name="song", **options)
+        builders = {folder: builder for folder, builder in builders.items() if builder.has_sound()}
+        if not builders:
+            raise ValueError(f"`data_dir` ({data_dir}) holds no sound of {' or '.join(CHANNELS)}.")
+    return builders
+
+
+def _add(build, builder, new, folder, num_proc):
+    """Builds one set of clips and adds its files, counts and left-out clips to the record."""
+    parts = load(builder, num_proc=num_proc)
+    rows = datasets.concatenate_datasets(list(parts.values()))
+    configurations = {builder.config.name: {part: list(some["utterance_id"]) for part, some in parts.items()}}
+    if builder.config.name == "all":
+        clips = dict(zip(rows["utterance_id"], rows["speaker_id"], strict=True))
+        configurations |= {name: split.parts(clips) for name, split in builder.SPLITS.items()}
+    files = _write(rows, configurations, new / folder)
+    for name, parts in configurations.items():
+        build.counts[name] = {part: count(rows, ids) for part, ids in parts.items() if ids}
+        build.files[name] = {
+            part: sorted({f"{folder}/{files[clip]}" for clip in ids}) for part, ids in parts.items() if ids
+        }
+    build.left_out |= builder.reasons(rows["utterance_id"])
+    build.identities += [one for one in _identities(rows) if one not in build.identities]
+
+
+def _write(rows, configurations, folder):
+    """Clips that are in the same part of every configuration share a file: `dict[str, str]`, file of each clip."""
+    signatures = {clip: [] for clip in rows["utterance_id"]}
+    for name, parts in configurations.items():
+        for part, clips in parts.items():
+            for clip in clips:
+                signatures[clip].append((name, part))
+    groups = {}
+    for index, signature in enumerate(signatures.values()):
+        groups.setdefault(tuple(signature), []).append(index)
+    folder.mkdir(parents=True)
+    files, names = {}, list(signatures)
+    for number, indices in enumerate(groups.values()):
+        file = f"clips-{number:03d}.parquet"
+        rows.select(indices).to_parquet(folder / file, batch_size=ROWS_A_GROUP)
+        files |= {names[index]: file for index in indices}
+    return files
+
+
+def count(rows, utterance_ids):
+    """`dict[str, int]`: clips, speakers, and clips of each emotion, of some utterances of a dataset."""
+    wanted, to_name = set(utterance_ids), rows.features["label"].int2str
+    columns = zip(rows["utterance_id"], rows["speaker_id"], rows["label"], strict=True)
+    chosen = [(speaker, label) for clip, speaker, label in columns if clip in wanted]
+    labels = Counter(label for _, label in chosen)
+    emotions = {to_name(label): labels[label] for label in range(rows.features["label"].num_classes)}
+    return {"clips": len(chosen), "speakers": len({speaker for speaker, _ in chosen}), "emotions": emotions}
+
+
+def _identities(rows):
+    """The different identities among the rows' features."""
+    columns = ["extractor", "extractor_version", "extractor_settings", "feature_names"]
+    found = []
+    for row in rows.select_columns(columns):
+        identity = identity_of(row)
+        if identity is not None and identity.to_dict() not in found:
+            found.append(identity.to_dict())
+    return found
+
+
+def validate_build(folder):
+    """
+    Reads every clip of a built folder and checks every split again.
+
+    Returns:
+        `dict[str, list[str]]`: what is wrong with each clip, or configuration.
+
+    Raises:
+        `ValueError`: if the folder is no build, or lacks files of it. `SchemaError`: if its columns are wrong.
+    """
+    folder, build = Path(folder), Build.read(folder)
+    files = sorted({file for parts in build.files.values() for some in parts.values() for file in some})
+    lost = [file for file in files if not (folder / file).is_file()]
+    if lost:
+        raise ValueError(f"{folder} lacks {', '.join(lost[:6])} of its {len(files)} files. Build it again.")
+    problems = {}
+    for file in files:
+        rows = datasets.load_dataset("parquet", data_files=str(folder / file), split="train", streaming=True)
+        problems |= find_problems(rows)
+    speakers = {file: _speakers(folder / file) for file in files}
+    splits = {name: split for name, split in CORPORA[build.corpus].SPLITS.items() if name in build.files}
+    for name, split in splits.items():
+        parts = {part: [clip for file in some for clip in speakers[file]] for part, some in build.files[name].items()}
+        clips = {clip: who for some in build.files["all"]["train"] for clip, who in speakers[some].items()}
+        try:
+            split.check(parts, clips)
+        except SplitError as error:
+            problems[name] = [str(error)]
+    return problems
+
+
+def _speakers(path):
+    table = pq.read_table(path, columns=["utterance_id", "speaker_id"])
+    return dict(zip(table["utterance_id"].to_pylist(), table["speaker_id"].to_pylist(), strict=True))
+
+
+def push_build(folder, repo_id, *, private=False):
+    """
+    Uploads a built folder, in one commit; files of an earlier build are removed. Ask whoever pushes whether the
+    licence of the clips allows it: RAVDESS's forbids commercial use.
+
+    Args:
+        folder (`str` or `Path`): See [`build_corpus`].
+        repo_id (`str`): Such as org/crema-d-au.
+        private (`bool`, *optional*, defaults to `False`): For a repository that is made now.
+
+    Returns:
+        `str`: address of the commit.
+    """
+    from huggingface_hub import HfApi
+
+    Build.read(folder)
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        repo_type="dataset",
+        folder_path=str(folder),
+        allow_patterns=["README.md", RECORD, "data*/*.parquet"],
+        delete_patterns=["data*/*.parquet"],
+        commit_message="Clips, splits and card",
+    )
+    return commit.commit_url
