@@ -18,6 +18,7 @@ from .crema_d_tables import (
     read_demographics,
     read_perceived,
 )
+from .downloads import download_crema_d
 from .schema import ClipBuilder, ClipConfig, load, stream_columns
 from .splits import load_splits
 
@@ -201,7 +202,9 @@ def _row_of(table, key, utterance_id, name):
     return table[key]
 
 
-def load_crema_d(data_dir=SAMPLE_DIR, *, name="all", split=None, num_proc=None, cache_dir=None, **config):
+def load_crema_d(
+    data_dir=SAMPLE_DIR, *, name="all", split=None, num_proc=None, cache_dir=None, download=False, **config
+):
     """
     CREMA-D as a `datasets.DatasetDict` (or the `Dataset` of one `split`).
 
@@ -212,7 +215,12 @@ def load_crema_d(data_dir=SAMPLE_DIR, *, name="all", split=None, num_proc=None, 
         split (`str`, *optional*): Such as `"train"`.
         num_proc (`int`, *optional*): Processes that read clips.
         cache_dir (`str`, *optional*): Of `datasets`.
+        download (`bool`, *optional*, defaults to `False`):
+            First fetch into `data_dir` what is missing of AudioWAV and the tables, see [`downloads.download_crema_d`].
+            OpenFace's tables are published nowhere: `aver extract` makes them of VideoFlash.
         config: Further fields of [`CremaDConfig`].
     """
+    if download:
+        download_crema_d(data_dir)
     builder = CremaD(config_name=name, data_dir=str(Path(data_dir).resolve()), cache_dir=cache_dir, **config)
     return load(builder, split=split, num_proc=num_proc)

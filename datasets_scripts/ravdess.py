@@ -10,6 +10,7 @@ import datasets
 
 from modeling_aver.features import MediaError, read_audio
 
+from .downloads import download_ravdess
 from .media_tree import by_stem, find_members
 from .schema import ClipBuilder, ClipConfig, load, stream_columns
 from .splits import load_splits
@@ -167,7 +168,7 @@ def trial_of(stem):
     return f"01{stem[2:]}"
 
 
-def load_ravdess(data_dir, *, name="all", split=None, num_proc=None, cache_dir=None, **config):
+def load_ravdess(data_dir, *, name="all", split=None, num_proc=None, cache_dir=None, download=False, **config):
     """
     RAVDESS as a `datasets.DatasetDict` (or the `Dataset` of one `split`).
 
@@ -177,7 +178,11 @@ def load_ravdess(data_dir, *, name="all", split=None, num_proc=None, cache_dir=N
         split (`str`, *optional*): Such as `"train"`.
         num_proc (`int`, *optional*): Processes that read clips.
         cache_dir (`str`, *optional*): Of `datasets`.
+        download (`bool`, *optional*, defaults to `False`):
+            First fetch into `data_dir` what is missing of sound and tracking, see [`downloads.download_ravdess`].
         config: Further fields of [`RavdessConfig`].
     """
+    if download:
+        download_ravdess(data_dir, "song" if name == "song" else "speech")
     builder = Ravdess(config_name=name, data_dir=str(Path(data_dir).resolve()), cache_dir=cache_dir, **config)
     return load(builder, split=split, num_proc=num_proc)

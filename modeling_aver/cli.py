@@ -113,11 +113,17 @@ def data_build(
     action_units_folder: Annotated[str | None, typer.Option(help="Tables of features; '' builds sound alone.")] = None,
     num_proc: Annotated[int | None, typer.Option(min=1, help="Processes that read clips.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad clip.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="First fetch what is missing from its authors.")
+    ] = False,
 ):
     """Builds every configuration of a corpus, and says how many clips of each emotion each part has."""
     from datasets_scripts.build import build_corpus
+    from datasets_scripts.downloads import download_corpus
     from datasets_scripts.tables import print_build
 
+    if download:
+        download_corpus(corpus, data_dir)
     config = {} if action_units_folder is None else {"action_units_folder": action_units_folder}
     print_build(build_corpus(corpus, data_dir, out, num_proc=num_proc, strict=strict, **config))
 
