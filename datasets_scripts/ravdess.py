@@ -63,6 +63,8 @@ class Ravdess(ClipBuilder):
     └── FacialTracking_Actors_01-24[.zip]    01-01-….csv             (or OpenFace/)
     ```
 
+    `action_units_folder="raw_motion_speech"` reads the same authors' Py-Feat tracking instead, see [`felt.read_felt`].
+
     The audio-only, video-only and audio-visual files of a trial are one clip, named like its audio-visual file.
 
     Configurations: `all` (speech, one part), `song`, `luna_jimenez_5fold_1` to `_5` (the paper's), `emobox_6fold_1` to

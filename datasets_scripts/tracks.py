@@ -6,13 +6,14 @@ from pathlib import Path, PurePosixPath
 from modeling_aver.features import MediaError, check_same_features, read_features, read_openface
 from modeling_aver.features.table import FORMATS
 
+from .felt import is_felt, read_felt
 from .media_tree import by_stem, find_members
 
 
 class TrackFolder:
     """
-    Tables by clip: as OpenFace writes them (`.csv`), or as `aver extract` does (`.npz`, `.parquet`), or anybody's own
-    (see [`~modeling_aver.features.read_features`]). In a zip, OpenFace's alone.
+    Tables by clip: as OpenFace writes them (`.csv`), as FELT does (see [`felt.read_felt`]), as `aver extract` does
+    (`.npz`, `.parquet`), or anybody's own (see [`~modeling_aver.features.read_features`]). In a zip, the first two.
 
     Args:
         path (`str` or `Path`): A folder, searched in depth, or a zip.
@@ -73,9 +74,11 @@ class TrackFolder:
         if member.inside is None and member.suffix != ".csv":
             return read_features(member.path)
         content = member.read()
-        if (
-            b"confidence" not in content.split(b"\n", 1)[0]
-        ):  # which OpenFace always writes, and tables of features never
+        header = content.split(b"\n", 1)[0]
+        if is_felt(header):
+            smoothed = {"raw": False, "smoothed": True}.get(self.path.name.split("_")[0])
+            return read_felt(content, member.name, smoothed)
+        if b"confidence" not in header:  # which OpenFace always writes
             if member.inside is not None:
                 raise MediaError(f"{member.name} is not OpenFace's. Unpack {member.path.name} to read other tables.")
             return read_features(member.path)

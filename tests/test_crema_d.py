@@ -14,6 +14,7 @@ import soundfile
 from made_up_corpora import crema_d_names, shared_file, tiny_openface, tiny_sound
 
 from datasets_scripts import SAMPLE_DIR, CremaD, load_crema_d
+from datasets_scripts.build import build_corpus
 from datasets_scripts.crema_d import EMOTIONS, KNOWN_BAD_CLIPS, NUM_CLIPS, SENTENCES
 from datasets_scripts.schema import identity_of
 from modeling_aver.features import ACTION_UNITS, FaceTrack, FeatureIdentity, MediaError, write_features
@@ -172,6 +173,31 @@ def test_bad_clips_are_left_out_by_name_and_the_rest_is_kept(load, three_clips, 
     assert "._1001" not in caplog.text
     with pytest.raises(MediaError, match="holiday is not a name of CREMA-D"):
         load(three_clips, strict=True)
+
+
+BROKEN = {
+    "empty": lambda sound: b"",
+    "cut short": lambda sound: sound[:20],
+    "flipped bytes": lambda sound: bytes(byte ^ 0xFF for byte in sound),
+    "a text": lambda sound: b"this is no sound at all",
+    "a pointer": lambda sound: b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 7\n",
+}
+
+
+@pytest.mark.slow
+def test_fifty_broken_clips_of_the_whole_corpus_are_named_and_the_rest_is_kept(tmp_path):
+    names = crema_d_names()
+    tree, sound = write_tree(tmp_path / "whole", names, openface=False), tiny_sound()
+    broken = names[::149][:50]
+    for number, name in enumerate(broken):
+        (tree / "AudioWAV" / f"{name}.wav").unlink()  # a link to the one sound
+        (tree / "AudioWAV" / f"{name}.wav").write_bytes(list(BROKEN.values())[number % len(BROKEN)](sound))
+    (tree / "AudioWAV" / "loop").symlink_to(tree, target_is_directory=True)
+    build = build_corpus("crema_d", tree, tmp_path / "out", num_proc=2, action_units_folder="")
+    assert sorted(build.left_out) == broken and all(name in reason for name, reason in build.left_out.items())
+    assert build.counts["all"]["train"]["clips"] == NUM_CLIPS - 50
+    with pytest.raises(MediaError, match=broken[0]):
+        build_corpus("crema_d", tree, tmp_path / "strict", strict=True, action_units_folder="")
 
 
 def test_problems_names_every_clip_that_cannot_be_used(three_clips, tmp_path):

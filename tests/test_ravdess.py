@@ -240,3 +240,32 @@ def test_a_wrong_folder_channel_or_table_folder_says_what_would_be_right(load, t
     write_files(tmp_path / "d", official_audio(["01-01-02-01-01-01-01"]))
     with pytest.raises(MediaError, match=r"`action_units_folder` \(AUs\) is neither a folder nor a zip"):
         load(tmp_path / "d", action_units_folder="AUs", strict=True)
+
+
+def felt_table(*rows):
+    """A table of FELT's shape: frame, box, score, a landmark, two action units, an emotion."""
+    header = "frame,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight,FaceScore,x_0,y_0,Pitch,AU01,AU12,anger,input"
+    lines = [f"{frame},1,1,{width},10,0.99,1,1,0.1,{first},{second},0.5,a.mp4" for frame, width, first, second in rows]
+    return "\n".join([header, *lines]).encode()
+
+
+def test_felt_reads_as_a_second_feature_set_on_the_clock_of_its_frames(load, tmp_path):
+    name = "01-01-02-01-01-01-01"
+    rows = [(0, 10, 0.1, 0.2), (2, 10, "", ""), (1, 10, 0.9, 0.9), (1, 20, 0.3, 0.4)]  # two faces in frame 1
+    write_files(tmp_path / "d", official_audio([name]))
+    write_zip(tmp_path / "d/raw_motion_speech.zip", {f"Actor_01/{name}.csv": felt_table(*rows)})
+    row = load(tmp_path / "d", action_units_folder="raw_motion_speech")["train"][0]
+    assert row["action_units_success"] == [True, True, False]
+    assert row["action_units"] == [pytest.approx([0.1, 0.2]), pytest.approx([0.3, 0.4]), [0.0, 0.0]]
+    assert row["video_timestamps"] == pytest.approx([0, 1001 / 30000, 2002 / 30000])
+    identity = identity_of(row)
+    assert (identity.name, identity.version, identity.settings) == ("pyfeat", "0.6.2", {"smoothed": False})
+    assert identity.columns == ("AU01", "AU12")
+
+
+def test_a_felt_table_without_action_units_is_refused_by_what_it_lacks(load, tmp_path):
+    name = "01-01-02-01-01-01-01"
+    write_files(tmp_path / "d", official_audio([name]))
+    write_files(tmp_path / "d", {f"felt/{name}.csv": b"frame,FaceScore\n0,0.9\n"})
+    with pytest.raises(MediaError, match="lacks the Py-Feat columns FaceRectWidth, FaceRectHeight, AU01, AU02"):
+        load(tmp_path / "d", action_units_folder="felt")
