@@ -4,7 +4,7 @@ import json
 import platform
 import shlex
 import sys
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
+from .. import __version__
 from .metrics import confusion
 
-PACKAGES = ("modeling-aver", "torch", "transformers", "datasets", "accelerate")
+PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 
 
 def predictions_table(dataset, logits, labels):
@@ -85,8 +86,12 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
         "num_processes": training_args.world_size,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "modeling-aver": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if predictions is not None:
         predictions.to_csv(output_dir / "predictions.csv", index=False)
