@@ -74,8 +74,7 @@ def build_corpus(corpus, data_dir, out, *, num_proc=None, strict=False, **config
     Raises:
         `ValueError`: for an unknown corpus, or an `out` that holds other things. `MediaError`: if no clip can be used.
     """
-    if corpus not in CORPORA:
-        raise ValueError(f"`corpus` ({corpus!r}) must be one of {', '.join(CORPORA)}.")
+    _check_corpus(corpus)
     out = Path(out).resolve()
     _check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +86,27 @@ def build_corpus(corpus, data_dir, out, *, num_proc=None, strict=False, **config
         (new / "README.md").write_text(render_card(build, CORPORA[corpus].SPLITS), encoding="utf-8")
         _replace(out, new)
     return build
+
+
+def validate_corpus(corpus, data_dir, **config):
+    """
+    Reads every clip of an official folder, or a table of one's own clips, without building anything.
+
+    Args:
+        corpus, data_dir, config: As for [`build_corpus`].
+
+    Returns:
+        `dict[str, list[str]]`: why each clip, or file, cannot be used.
+    """
+    _check_corpus(corpus)
+    with tempfile.TemporaryDirectory() as work:
+        builders = _builders(corpus, data_dir, work, config).values()
+        return {name: [reason] for builder in builders for name, reason in builder.problems().items()}
+
+
+def _check_corpus(corpus):
+    if corpus not in CORPORA:
+        raise ValueError(f"`corpus` ({corpus!r}) must be one of {', '.join(CORPORA)}.")
 
 
 def _check_out(out):

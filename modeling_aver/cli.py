@@ -129,11 +129,14 @@ def data_build(
 
 
 @data_app.command("validate")
-def data_validate(folder: Annotated[Path, typer.Argument(help="What `aver data build` wrote.")]):
-    """Reads every clip of a built folder, checks its splits again, and lists what is wrong."""
-    from datasets_scripts.build import validate_build
+def data_validate(
+    folder: Annotated[Path, typer.Argument(help="What `aver data build` wrote; with --corpus, what it would read.")],
+    corpus: Annotated[str | None, typer.Option(help="crema_d, ravdess or clips: check the official folder.")] = None,
+):
+    """Reads every clip of a built or an official folder, and lists what is wrong; of a built one the splits too."""
+    from datasets_scripts.build import validate_build, validate_corpus
 
-    problems = validate_build(folder)
+    problems = validate_build(folder) if corpus is None else validate_corpus(corpus, folder)
     for name, found in problems.items():
         typer.echo(f"{name}: {'; '.join(found)}")
     typer.echo(f"{len(problems)} problems." if problems else "No problem.")

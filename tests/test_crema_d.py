@@ -285,6 +285,35 @@ def test_a_broken_table_is_refused_by_name_and_value(load, tmp_path, table, mess
         load(tree, strict=True)
 
 
+def test_features_without_names_are_told_apart_by_their_number(load, three_clips, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name, width in {"1001_DFA_ANG_XX": 3, "1001_IEO_SAD_LO": 3, "1002_TIE_HAP_XX": 4}.items():
+        np.savez(tmp_path / "mine" / f"{name}.npz", timestamps=np.arange(2) / 25, features=np.ones((2, width)))
+    folder = str(tmp_path / "mine")
+    assert load(three_clips, action_units_folder=folder)["train"].num_rows == 2
+    with pytest.raises(MediaError, match=r"1002_TIE_HAP_XX\.npz has 4 features a frame, but the other tables have 3"):
+        load(three_clips, action_units_folder=folder, strict=True)
+
+
+def test_ones_own_csv_tables_serve_unpacked_and_say_so_in_a_zip(load, three_clips, tmp_path):
+    (three_clips / "mine").mkdir()
+    for name in ("1001_DFA_ANG_XX", "1001_IEO_SAD_LO", "1002_TIE_HAP_XX"):
+        (three_clips / "mine" / f"{name}.csv").write_text("timestamp,smile\n0.0,0.5\n0.04,0.25\n")
+    row = load(three_clips, action_units_folder="mine")["train"][0]
+    assert row["action_units"] == [[0.5], [0.25]] and row["feature_names"] == ["smile"]
+    shutil.make_archive(str(three_clips / "zipped"), "zip", three_clips / "mine")
+    with pytest.raises(MediaError, match=r"is not OpenFace's\. Unpack zipped\.zip to read other tables"):
+        load(three_clips, action_units_folder="zipped")
+    (three_clips / "nothing").mkdir()
+    with pytest.raises(MediaError, match=r"nothing holds no table of features \(\.npz, \.parquet, \.csv\)"):
+        load(three_clips, action_units_folder="nothing")
+
+
+def test_a_link_that_leads_nowhere_stops_nothing(load, three_clips):
+    (three_clips / "VideoFlash").symlink_to(three_clips / "gone")
+    assert len(load(three_clips)["train"]) == 3
+
+
 def test_a_changed_folder_is_built_again(load, three_clips):
     assert len(load(three_clips)["train"]) == 3
     (three_clips / "AudioWAV" / "1001_DFA_ANG_XX.wav").unlink()

@@ -132,6 +132,15 @@ def test_a_sound_build_has_no_problem_and_damage_is_named_by_clip(sample):
     assert "1001_DFA_HAP_XX: sound lasts" in run.output and "1001_DFA_SAD_XX: sound lasts" in run.output
 
 
+def test_an_official_folder_is_checked_before_anything_is_built(tmp_path):
+    assert aver("validate", SAMPLE_DIR, "--corpus", "crema_d").output == "No problem.\n"
+    tree = crema_d_tree(tmp_path)
+    (tree / "OpenFace" / "1001_DFA_ANG_XX.csv").unlink()
+    run = aver("validate", tree, "--corpus", "crema_d")
+    assert run.exit_code == 1
+    assert run.output == "1001_DFA_ANG_XX: 1001_DFA_ANG_XX has no table of features in OpenFace.\n1 problems.\n"
+
+
 def test_a_split_that_was_tampered_with_is_found(built, tmp_path):
     shutil.copytree(built, tmp_path / "copy")
     record = json.loads((tmp_path / "copy" / "build.json").read_text())
@@ -159,12 +168,16 @@ def test_an_earlier_build_is_replaced_and_anything_else_is_kept(sample, tmp_path
     run = aver("build", "crema_d", SAMPLE_DIR, "--out", tmp_path / "mine")
     assert "is not empty and no earlier build" in str(run.exception)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    run = aver("build", "crema_d", SAMPLE_DIR, "--out", tmp_path / "mine" / "thesis.txt")
+    assert "is a file. Name a folder" in str(run.exception)
 
 
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path):
     (tmp_path / "source" / "AudioWAV").mkdir(parents=True)
     assert aver("build", "crema_d", tmp_path / "source", "--out", tmp_path / "out").exit_code != 0
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    silent = aver("build", "ravdess", tmp_path / "source", "--out", tmp_path / "out")
+    assert "holds no sound of speech or song" in str(silent.exception)
     unknown = aver("build", "iemocap", tmp_path / "source", "--out", tmp_path / "out")
     assert "`corpus` ('iemocap') must be one of crema_d, ravdess, clips" in str(unknown.exception)
 

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 import soundfile
 from made_up_corpora import ravdess_names, shared_file, tiny_openface, tiny_sound
+from made_up_media import tone, write_video
 
 from datasets_scripts import Ravdess, load_ravdess
 from datasets_scripts.ravdess import EMOTIONS
@@ -151,6 +152,16 @@ def test_the_files_of_a_trial_are_joined_and_the_audio_only_one_is_heard(load, t
         "01-01-03-01-01-01-03": (0.02, 3),
         "01-01-04-01-01-01-03": (0.05, 4),
     }
+
+
+def test_the_sound_of_a_real_film_is_read_inside_its_zip(load, tmp_path):
+    film = write_video(tmp_path / "film.mp4", sound=tone(seconds=0.4, rate=48_000, layout="stereo"))
+    members = {"Actor_03/01-01-03-01-01-01-03.mp4": film.read_bytes(), "Actor_03/02-01-03-01-01-01-03.mp4": b"mute"}
+    write_zip(tmp_path / "d/Video_Speech_Actor_03.zip", members)
+    row = load(tmp_path / "d")["train"][0]
+    assert row["audio_duration"] == pytest.approx(0.4, abs=0.1)  # AAC pads
+    waveform, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
+    assert rate == 16_000 and 0.3 < abs(waveform[1600:4800]).max() < 0.6
 
 
 def test_published_tracking_has_no_success_so_confidence_decides(load, tmp_path):
