@@ -2,6 +2,8 @@
 
 import json
 
+from .crema_d import KNOWN_BAD_CLIPS
+
 HEADS = {
     "crema_d": {
         "pretty_name": "CREMA-D with action units",
@@ -99,6 +101,7 @@ def render_card(build, splits):
         f"## Splits\n\n{_splits(build, splits)}",
         f"## Columns\n\n{COLUMNS}",
         f"## Features of the face\n\n{_identities(build)}",
+        _known_bad(build),
         _left_out(build),
         f"## Limits\n\n{LIMITS}",
         f"## Licence\n\n{head['licence']}",
@@ -179,6 +182,13 @@ def _identities(build):
             f"{', '.join(one['columns'])}"
         )
     return "\n".join(lines)
+
+
+def _known_bad(build):
+    if build.corpus != "crema_d":
+        return ""
+    lines = [f"- `{name}`: {reason}" for name, reason in KNOWN_BAD_CLIPS.items()]
+    return "## Known bad clips\n\nPublished splits keep some of these:\n\n" + "\n".join(lines)
 
 
 def _left_out(build):

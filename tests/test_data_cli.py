@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR, CremaD, load_crema_d
 from datasets_scripts.build import Build
+from datasets_scripts.crema_d import KNOWN_BAD_CLIPS
 from modeling_aver.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +98,7 @@ def test_the_card_says_licence_configurations_sources_and_that_speakers_overlap(
         claim = "yes, checked" if split.speaker_independent else "**no**"
         assert f"| `{split.name}` | test | " in card.text and f"| {claim} | {split.source} |" in card.text
     assert "of 7,442 clips, so sizes differ" in card.text
+    assert all(f"- `{name}`: " in card.text for name in KNOWN_BAD_CLIPS)
     assert "openface (version unknown)" in card.text and "AU45_c" in card.text
 
 
