@@ -17,7 +17,8 @@ MAX_GAP = 3600.0  # seconds of nothing before sound or picture; damaged timestam
 MAX_LOSS = 0.2  # seconds that a clip may end before the moment its header promises; rounding costs a frame or two
 # Formats that store their duration. Elsewhere ffmpeg guesses it from the bit rate, which proves nothing.
 STORED_DURATION = ("flv", "mov", "matroska", "avi", "asf")
-# A playlist may name other files; nothing here fetches what it names from a network.
+# A playlist may name other files; nothing here fetches what it names from a network. Given to the container alone: as
+# `options` of the streams too, PyAV before 18 crashes on files whose streams appear while they are read, as in FLV.
 LOCAL_ONLY = {"protocol_whitelist": "file,crypto,data"}
 
 
@@ -45,7 +46,7 @@ def read_audio(source, sampling_rate=16_000, name=None):
     content = source if isinstance(source, bytes) else read_bytes(source)
     check_is_media(content, name)
     try:
-        with av.open(io.BytesIO(content), options=LOCAL_ONLY) as container:
+        with av.open(io.BytesIO(content), container_options=LOCAL_ONLY) as container:
             if not container.streams.audio:
                 raise MediaError(f"{name} has no sound: it holds {_described(container)}.")
             _check_decoder(container.streams.audio[0], name)
@@ -131,7 +132,7 @@ def _timed_frames(path):
     name = Path(path).name
     check_is_media(_head(path), name)
     try:
-        with av.open(str(Path(path).resolve()), options=LOCAL_ONLY) as container:
+        with av.open(str(Path(path).resolve()), container_options=LOCAL_ONLY) as container:
             yield from _checked_frames(container, name)
     except av.FFmpegError as error:
         raise MediaError(f"{name} cannot be decoded ({error.strerror}). Is it damaged or cut short?") from error
