@@ -141,6 +141,7 @@ BROKEN = {
     "text.parquet": (lambda path: path.write_text("PAR1" * 9), "is not a whole parquet"),
     "columns.csv": (lambda path: path.write_text("time,a\n0,1\n"), "must have a column timestamp"),
     "words.csv": (lambda path: path.write_text("timestamp,a\n0,one\n"), "no numbers in a"),
+    "yes.csv": (lambda path: path.write_text("timestamp,a,success\n0,1,yes\n"), "no numbers in success"),
     "utf16.csv": (lambda path: path.write_text("timestamp,a\n0,1\n", encoding="utf-16"), "in UTF-8 with a header"),
     "clip.json": (lambda path: path.write_text("{}"), r"must end in .npz, .parquet, .csv"),
     "pointer.npz": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),

@@ -155,7 +155,8 @@ def _columns(table, name):
     if "timestamp" not in table or not names:
         shown = ", ".join(map(str, table.columns[:6])) or "no column"
         raise MediaError(f"{name} must have a column timestamp (s) and a column a feature; it has {shown} ….")
-    text = [column for column in ("timestamp", *names) if not pd.api.types.is_numeric_dtype(table[column])]
+    read = ["timestamp", *names, *(["success"] if "success" in table else [])]
+    text = [column for column in read if not pd.api.types.is_numeric_dtype(table[column])]
     if text:
         raise MediaError(f"{name} holds values that are no numbers in {', '.join(text[:6])}.")
     success = table["success"].to_numpy() > 0 if "success" in table else np.ones(len(table), bool)
