@@ -13,12 +13,12 @@ import sys
 import datasets
 from transformers import set_seed
 
-from datasets_scripts import SAMPLE_DIR, load_crema_d
+from datasets_scripts import SAMPLE_DIR, check_columns, identities_of, load_clips, load_crema_d, load_ravdess
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.metrics import compute_metrics
 from modeling_aver.training.results import predictions_table, write_results
-from modeling_aver.training.setup import build_model, build_processor
+from modeling_aver.training.setup import build_model, build_processor, check_features
 from modeling_aver.training.trainer import AverTrainer
 
 
@@ -27,10 +27,13 @@ def main(argv=None):
     set_seed(training_args.seed)
     with training_args.main_process_first(desc="reading clips"):
         train_dataset, eval_dataset = load_splits(data_args)
-        processor = build_processor(model_args, train_dataset)
+        identities = identities_of(train_dataset)
+        processor = build_processor(model_args, train_dataset, next(iter(identities), None))
+    for dataset in filter(None, (train_dataset, eval_dataset)):
+        check_features(processor.feature_extractor, identities_of(dataset))
     labels = train_dataset.features["label"].names
     trainer = AverTrainer(
-        build_model(model_args, labels),
+        build_model(model_args, labels, processor),
         training_args,
         AverDataCollator(processor),
         train_dataset,
@@ -60,7 +63,9 @@ def main(argv=None):
 
 def load_splits(data_args):
     """Training clips, and the clips to score (`None` where no `eval_split` is given)."""
-    splits = load_clips(data_args)
+    splits = load_corpus(data_args)
+    for split in splits.values():
+        check_columns(split.features)
     wanted = [name for name in (data_args.train_split, data_args.eval_split) if name is not None]
     for name in wanted:
         if name not in splits:
@@ -71,11 +76,19 @@ def load_splits(data_args):
     return train_dataset, first(splits[data_args.eval_split], data_args.max_eval_samples)
 
 
-def load_clips(data_args):
-    name, num_proc = data_args.dataset_config_name, data_args.preprocessing_num_proc
+def load_corpus(data_args):
+    """Every split of the dataset that the arguments name."""
+    name, folder, num_proc = data_args.dataset_config_name, data_args.data_dir, data_args.preprocessing_num_proc
+    builder_values = {"num_proc": num_proc, "validation_fraction": data_args.validation_fraction}
     if data_args.dataset_name == "crema_d":
-        return load_crema_d(data_args.data_dir or SAMPLE_DIR, name=name or "all", num_proc=num_proc)
-    splits = datasets.load_dataset(data_args.dataset_name, name, data_dir=data_args.data_dir, num_proc=num_proc)
+        return load_crema_d(folder or SAMPLE_DIR, name=name or "all", **builder_values)
+    if data_args.dataset_name == "ravdess":
+        if folder is None:
+            raise ValueError("`data_dir` is missing: the folder that holds RAVDESS's official archives.")
+        return load_ravdess(folder, name=name or "all", require_action_units=False, **builder_values)
+    if data_args.dataset_name.endswith(".csv"):
+        return load_clips(data_args.dataset_name, **builder_values)
+    splits = datasets.load_dataset(data_args.dataset_name, name, data_dir=folder, num_proc=num_proc)
     return splits.cast_column("audio", datasets.Audio(decode=False))
 
 

@@ -4,7 +4,7 @@ from .check import SchemaError, check_columns, find_problems
 from .crema_d import SAMPLE_DIR, CremaD, load_crema_d
 from .folder import Clips, load_clips
 from .ravdess import Ravdess, load_ravdess
-from .schema import clip_features, identity_of
+from .schema import clip_features, identities_of, identity_of
 from .splits import Split, SplitError, load_splits
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_columns",
     "clip_features",
     "find_problems",
+    "identities_of",
     "identity_of",
     "load_clips",
     "load_crema_d",

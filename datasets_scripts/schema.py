@@ -121,6 +121,15 @@ def identity_of(row):
     return FeatureIdentity(row["extractor"], row["extractor_version"], settings, tuple(row["feature_names"]))
 
 
+def identities_of(dataset):
+    """Every [`~modeling_aver.features.FeatureIdentity`] in a `datasets.Dataset`; none where it has no such columns."""
+    columns = ["extractor", "extractor_version", "extractor_settings", "feature_names"]
+    if not set(columns) <= set(dataset.column_names):
+        return []
+    distinct = {json.dumps(row): row for row in dataset.select_columns(columns)}
+    return [identity for identity in map(identity_of, distinct.values()) if identity is not None]
+
+
 def frame_rate_of(timestamps):
     """Mean frames a second (Hz) of `timestamps` (s), or `None` where fewer than two moments leave it unknown."""
     span = float(timestamps[-1] - timestamps[0]) if len(timestamps) > 1 else 0.0

@@ -32,17 +32,18 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
 ):
     """Prints each clip's emotion with its probabilities, and the scores of all."""
-    from datasets_scripts import SAMPLE_DIR, load_crema_d
+    from datasets_scripts import SAMPLE_DIR, identities_of, load_crema_d
 
     from .training.evaluation import predict_logits
     from .training.metrics import EmotionScores
     from .training.results import predictions_table, print_predictions
-    from .training.setup import check_labels
+    from .training.setup import check_features, check_labels
 
     dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train")
     network, processor = _load(model)
     labels = dataset.features["label"].names
     check_labels(network.config, labels)
+    check_features(processor.feature_extractor, identities_of(dataset))
     logits = predict_logits(network, processor, dataset, batch_size)
     table = predictions_table(dataset, logits, labels)
     scores = EmotionScores().compute(predictions=logits.argmax(axis=-1), references=dataset["label"])

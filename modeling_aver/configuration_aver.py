@@ -45,6 +45,9 @@ class AverConfig(PreTrainedConfig):
             Channels of a video frame: 17 intensities, then 18 presences of OpenFace. Other features have other sizes.
         video_frame_rate (`float`, *optional*, defaults to 30.0):
             η_v in Hz, used where a batch brings no `video_timestamps`.
+        feature_identity (`dict`, *optional*):
+            Who made the video features that the model was trained on (name, version, settings, columns), see
+            [`~features.FeatureIdentity`]. Features of another extractor mean something else.
         hidden_size (`int`, *optional*, defaults to 512): d_model.
         num_attention_heads (`int`, *optional*, defaults to 8): *Our choice.*
         intermediate_size (`int`, *optional*, defaults to 2048):
@@ -95,6 +98,7 @@ class AverConfig(PreTrainedConfig):
     sampling_rate: int = 16_000
     num_action_units: int = 35
     video_frame_rate: float = 30.0
+    feature_identity: dict | None = None
     hidden_size: int = 512
     num_attention_heads: int = 8
     intermediate_size: int = 2048
@@ -177,6 +181,8 @@ class AverConfig(PreTrainedConfig):
             raise ValueError(
                 f"`fusion_layers` ({self.fusion_layers!r}) must be a list of {_listed(FUSION_LAYER_TYPES)}."
             )
+        if not isinstance(self.feature_identity, dict | None):
+            raise ValueError(f"`feature_identity` ({self.feature_identity!r}) must be a dict with a name, or None.")
         if not isinstance(self.id2label, dict | None):
             raise ValueError(f"`id2label` ({self.id2label!r}) must map the numbers 0, 1, 2 … to names.")
         if not isinstance(self.audio_config, dict | PreTrainedConfig | None):

@@ -42,6 +42,8 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             zero mean and unit variance), WhisperFeatureExtractor or SeamlessM4TFeatureExtractor (spectrograms).
         num_action_units (`int`, *optional*, defaults to 35): Channels of a video frame.
         video_frame_rate (`float`, *optional*, defaults to 30.0): Hz, for video that comes without timestamps.
+        feature_identity (`dict`, *optional*):
+            Who made the video features that the model was trained on, see [`~features.FeatureIdentity`].
         action_unit_mean, action_unit_std (`list[float]`, *optional*):
             Statistics of the training split, see [`~AverFeatureExtractor.fit_action_units`]. Without them, action
             units stay as they are.
@@ -62,6 +64,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         audio_feature_extractor=None,
         num_action_units=35,
         video_frame_rate=30.0,
+        feature_identity=None,
         action_unit_mean=None,
         action_unit_std=None,
         duration_tolerance=0.25,
@@ -71,6 +74,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         self.audio_feature_extractor = dict(audio_feature_extractor or _wav2vec2_defaults(sampling_rate))
         self.num_action_units = num_action_units
         self.video_frame_rate = video_frame_rate
+        self.feature_identity = feature_identity
         self.action_unit_mean = action_unit_mean
         self.action_unit_std = action_unit_std
         self.duration_tolerance = duration_tolerance
@@ -97,9 +101,10 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             }
         elif config.audio_config.model_type == "wav2vec2-bert":
             audio = {"feature_extractor_type": "SeamlessM4TFeatureExtractor"}
-        values = {"num_action_units": config.num_action_units, "video_frame_rate": config.video_frame_rate}
+        names = ("sampling_rate", "num_action_units", "video_frame_rate", "feature_identity")
+        values = {name: getattr(config, name) for name in names}
         audio["sampling_rate"] = config.sampling_rate
-        return cls(sampling_rate=config.sampling_rate, audio_feature_extractor=audio, **{**values, **kwargs})
+        return cls(audio_feature_extractor=audio, **{**values, **kwargs})
 
     def __call__(
         self,

@@ -51,3 +51,11 @@ def test_a_model_of_other_labels_is_refused(tmp_path):
     AverProcessor.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"The model has 2 labels \(calm, sad\) but the dataset has 6"):
         aver("evaluate", str(tmp_path))
+
+
+def test_features_of_another_extractor_are_refused(tmp_path):
+    config = aver_config(num_action_units=35, feature_identity={"name": "mediapipe", "version": "1.2.2"})
+    aver_model(config).save_pretrained(tmp_path)
+    AverProcessor.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"trained on features of mediapipe 1.2.2, but these are of openface"):
+        aver("evaluate", str(tmp_path))

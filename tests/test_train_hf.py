@@ -85,7 +85,10 @@ def test_two_steps_train_score_and_save(recipe, tmp_path, capsys):
     assert (table["label"] == table["prediction"]).mean() == pytest.approx(results["metrics"]["eval_war"])
     model = AverForEmotionClassification.from_pretrained(run)
     assert model.num_parameters() == results["num_parameters"]
-    assert AverProcessor.from_pretrained(run).feature_extractor.action_unit_mean is not None
+    extractor = AverProcessor.from_pretrained(run).feature_extractor
+    assert len(extractor.action_unit_mean) == 35
+    assert extractor.feature_identity == model.config.feature_identity
+    assert extractor.feature_identity["name"] == "openface"
     assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
     logged = capsys.readouterr().out
     assert "classification_loss" in logged and "ctm_loss" in logged

@@ -63,13 +63,20 @@ class DataArguments:
     dataset_name: str = field(
         default="crema_d",
         metadata={
-            "help": "crema_d (from its official folders), a Hub id, or a folder of Parquet files of the schema."
+            "help": "crema_d or ravdess (from their official folders), a CSV of file,label,speaker, a Hub id, or a "
+            "folder of Parquet files of the schema."
         },
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "CREMA-D's folder. Without it, the six clips that the project carries."}
+        default=None,
+        metadata={"help": "The corpus's folder. Without it, CREMA-D's six clips that the project carries."},
     )
-    dataset_config_name: str | None = None
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Such as emobox, speaker_5fold_1, speaker_holdout, luna_jimenez_5fold_1."}
+    )
+    validation_fraction: float = field(
+        default=0.0, metadata={"help": "Share of the training speakers that becomes the split `validation`."}
+    )
     train_split: str = "train"
     eval_split: str | None = field(default=None, metadata={"help": "Scored after training. Never used to choose."})
     max_train_samples: int | None = None

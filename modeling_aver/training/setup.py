@@ -1,47 +1,53 @@
-"""From arguments to the objects that are trained: clips, processor, model."""
+"""From arguments to the objects that are trained: processor and model, and what must agree with the clips."""
 
 from transformers import AutoConfig
 
 from ..configuration_aver import AverConfig
+from ..features import check_same_features
 from ..modeling_aver import AverForEmotionClassification
 from ..processing_aver import AverFeatureExtractor, AverProcessor
 
 
-def build_processor(model_args, train_dataset):
-    """A checkpoint's own processor, or a new one that scales action units by the statistics of the training clips."""
+def build_processor(model_args, train_dataset, feature_identity=None):
+    """
+    A checkpoint's own processor, or a new one that scales action units by the statistics of the training clips.
+
+    Args:
+        model_args ([`ModelArguments`]): What to start from.
+        train_dataset (`datasets.Dataset`): Rows of the documented schema.
+        feature_identity ([`FeatureIdentity`], *optional*): Who made their features.
+    """
     if model_args.model_name_or_path:
         return AverProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
-    if model_args.audio_model_name_or_path:
-        extractor = AverFeatureExtractor.from_audio_pretrained(
-            model_args.audio_model_name_or_path, revision=model_args.model_revision
-        )
-    else:
-        extractor = AverFeatureExtractor.from_config(AverConfig(**model_args.config_values()))
     tracks = train_dataset.select_columns(["action_units", "action_units_success"])
     tracks = tracks.filter(lambda row: len(row["action_units"]) > 0)
-    extractor.fit_action_units(
-        (row["action_units"] for row in tracks), (row["action_units_success"] for row in tracks)
-    )
+    values = {"feature_identity": feature_identity and feature_identity.to_dict()}
+    if len(tracks):
+        values["num_action_units"] = len(tracks[0]["action_units"][0])
+    if model_args.audio_model_name_or_path:
+        extractor = AverFeatureExtractor.from_audio_pretrained(
+            model_args.audio_model_name_or_path, revision=model_args.model_revision, **values
+        )
+    else:
+        extractor = AverFeatureExtractor.from_config(AverConfig(**model_args.config_values()), **values)
+    if len(tracks):
+        extractor.fit_action_units(
+            (row["action_units"] for row in tracks), (row["action_units_success"] for row in tracks)
+        )
     return AverProcessor(extractor)
 
 
-def build_model(model_args, labels):
+def build_model(model_args, labels, processor):
     """
-    The model that the arguments describe, for `labels` (`list[str]`).
+    The model that the arguments describe, for `labels` (`list[str]`) and for what `processor` makes.
 
     Raises:
         `ValueError`: if a checkpoint has other labels than the dataset.
     """
-    id2label = dict(enumerate(labels))
     if model_args.model_name_or_path:
-        model = _from_checkpoint(model_args, id2label)
-    elif model_args.audio_model_name_or_path:
-        config = AverConfig(**model_args.config_values(), id2label=id2label)
-        model = AverForEmotionClassification.from_audio_pretrained(
-            model_args.audio_model_name_or_path, config, revision=model_args.model_revision
-        )
+        model = _from_checkpoint(model_args, labels)
     else:
-        model = AverForEmotionClassification(AverConfig(**model_args.config_values(), id2label=id2label))
+        model = _new_model(model_args, labels, processor.feature_extractor)
     if model_args.freeze_feature_encoder:
         model.freeze_feature_encoder()
     if model_args.freeze_audio_encoder:
@@ -59,11 +65,40 @@ def check_labels(config, labels):
         )
 
 
-def _from_checkpoint(model_args, id2label):
+def check_features(extractor, identities):
+    """
+    Refuses clips whose features another extractor made than those that the model was trained on.
+
+    Args:
+        extractor ([`AverFeatureExtractor`]): The model's.
+        identities (iterable of [`FeatureIdentity`]): Those of the clips.
+
+    Raises:
+        `ValueError`: naming both, and what to do.
+    """
+    for identity in identities:
+        check_same_features(extractor.feature_identity, identity)
+
+
+def _new_model(model_args, labels, extractor):
+    config = AverConfig(
+        **model_args.config_values(),
+        id2label=dict(enumerate(labels)),
+        num_action_units=extractor.num_action_units,
+        feature_identity=extractor.feature_identity,
+    )
+    if model_args.audio_model_name_or_path is None:
+        return AverForEmotionClassification(config)
+    return AverForEmotionClassification.from_audio_pretrained(
+        model_args.audio_model_name_or_path, config, revision=model_args.model_revision
+    )
+
+
+def _from_checkpoint(model_args, labels):
     source, revision = model_args.model_name_or_path, model_args.model_revision
     config = AutoConfig.from_pretrained(source, revision=revision)
-    check_labels(config, list(id2label.values()))
-    changed = {name: value for name, value in model_args.config_values().items() if getattr(config, name) != value}
+    check_labels(config, labels)
+    changed = [name for name, value in model_args.config_values().items() if getattr(config, name) != value]
     if changed:
         raise ValueError(
             f"`model_name_or_path` brings its own configuration, but {', '.join(changed)} was given too. Leave it "
