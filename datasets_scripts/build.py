@@ -18,7 +18,7 @@ from .check import find_problems
 from .crema_d import CremaD
 from .folder import Clips
 from .ravdess import CHANNELS, Ravdess
-from .schema import identity_of, load
+from .schema import identities_of, load
 from .splits import SplitError
 
 CORPORA = {"crema_d": CremaD, "ravdess": Ravdess, "clips": Clips}
@@ -158,7 +158,8 @@ def _add(build, builder, new, folder, num_proc):
             part: sorted({f"{folder}/{files[clip]}" for clip in ids}) for part, ids in parts.items() if ids
         }
     build.left_out |= builder.reasons(rows["utterance_id"])
-    build.identities += [one for one in _identities(rows) if one not in build.identities]
+    identities = [identity.to_dict() for identity in identities_of(rows)]
+    build.identities += [one for one in identities if one not in build.identities]
 
 
 def _write(rows, configurations, folder):
@@ -188,17 +189,6 @@ def count(rows, utterance_ids):
     labels = Counter(label for _, label in chosen)
     emotions = {to_name(label): labels[label] for label in range(rows.features["label"].num_classes)}
     return {"clips": len(chosen), "speakers": len({speaker for speaker, _ in chosen}), "emotions": emotions}
-
-
-def _identities(rows):
-    """The different identities among the rows' features."""
-    columns = ["extractor", "extractor_version", "extractor_settings", "feature_names"]
-    found = []
-    for row in rows.select_columns(columns):
-        identity = identity_of(row)
-        if identity is not None and identity.to_dict() not in found:
-            found.append(identity.to_dict())
-    return found
 
 
 def validate_build(folder):

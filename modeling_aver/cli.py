@@ -140,7 +140,7 @@ def data_validate(
     problems = validate_build(folder) if corpus is None else validate_corpus(corpus, folder)
     for name, found in problems.items():
         typer.echo(f"{name}: {'; '.join(found)}")
-    typer.echo(f"{len(problems)} problems." if problems else "No problem.")
+    typer.echo(f"Problems: {len(problems)}." if problems else "No problem.")
     if problems:
         raise typer.Exit(1)
 
@@ -180,7 +180,7 @@ def run():
     """The command `aver`: mistakes of a user end in one line, not in a traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"aver: {error}", err=True)
         sys.exit(1)
 

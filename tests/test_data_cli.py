@@ -130,7 +130,7 @@ def test_a_sound_build_has_no_problem_and_damage_is_named_by_clip(sample):
     )
     pq.write_table(table.set_column(at, table.schema.field(at), late), path)
     run = aver("validate", sample)
-    assert run.exit_code == 1 and "2 problems." in run.output
+    assert run.exit_code == 1 and "Problems: 2." in run.output
     assert "1001_DFA_HAP_XX: sound lasts" in run.output and "1001_DFA_SAD_XX: sound lasts" in run.output
 
 
@@ -140,7 +140,7 @@ def test_an_official_folder_is_checked_before_anything_is_built(tmp_path):
     (tree / "OpenFace" / "1001_DFA_ANG_XX.csv").unlink()
     run = aver("validate", tree, "--corpus", "crema_d")
     assert run.exit_code == 1
-    assert run.output == "1001_DFA_ANG_XX: 1001_DFA_ANG_XX has no table of features in OpenFace.\n1 problems.\n"
+    assert run.output == "1001_DFA_ANG_XX: 1001_DFA_ANG_XX has no table of features in OpenFace.\nProblems: 1.\n"
 
 
 def test_a_split_that_was_tampered_with_is_found(built, tmp_path):
