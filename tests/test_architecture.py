@@ -22,7 +22,7 @@ FLOORS = {
     "modeling_aver/analysis.py": 5,
     "modeling_aver/inference": 5,
     "modeling_aver/cli.py": 6,
-    "modeling_aver/__main__.py": 6,
+    "modeling_aver/__main__.py": 7,
     "train_hf.py": 6,
     "modeling_aver/__init__.py": 3.5,
 }
