@@ -205,6 +205,39 @@ def _normalizes_over_time(audio_config):
     return "feat_extract_norm" in audio_config.to_dict() and audio_config.feat_extract_norm == "group"
 
 
+def _finetuning_config(audio_config):
+    """A pretrained encoder's configuration without layer drop and SpecAugment, as in AverConfig's default."""
+    for name in ("layerdrop", "encoder_layerdrop", "mask_time_prob", "mask_feature_prob"):
+        if name in audio_config.to_dict():
+            setattr(audio_config, name, 0.0)
+    return audio_config
+
+
+def _pretrained_weights(name, audio_config, kwargs):
+    """State of the encoder of a checkpoint, all of it or a `ValueError` that says what is missing."""
+    source, extra = AutoModel, {}
+    if audio_config.model_type == "whisper":  # whole whisper checkpoints hold it as `model.encoder`
+        source, extra = WhisperEncoder, {"key_mapping": {r"^(model\.)?encoder\.": ""}}
+    try:
+        encoder, report = source.from_pretrained(
+            name, config=audio_config, output_loading_info=True, **extra, **kwargs
+        )
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        raise ValueError(
+            f"`{name}` has no model.safetensors. Convert it once by torch's weights-only loader, and name the folder: "
+            f'AutoModel.from_pretrained("{name}", use_safetensors=False).save_pretrained(FOLDER); '
+            f'AutoFeatureExtractor.from_pretrained("{name}").save_pretrained(FOLDER)'
+        ) from error
+    if report["missing_keys"]:
+        raise ValueError(
+            f"`{name}` lacks {len(report['missing_keys'])} weights of its {audio_config.model_type} encoder, such as "
+            f"{sorted(report['missing_keys'])[0]}."
+        )
+    return encoder.state_dict()
+
+
 # ── the model ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -242,34 +275,21 @@ class AverPreTrainedModel(PreTrainedModel):
                 Everything but `audio_config`, which comes with the encoder. Its layer drop and SpecAugment are
                 switched off, as in the default `audio_config` (*our choice*).
             use_safetensors (`bool`, *optional*, defaults to `True`):
-                Read only `.safetensors`. `False` also reads `pytorch_model.bin` by torch's weights-only loader.
+                Read `model.safetensors`. `False` reads `pytorch_model.bin` by torch's weights-only loader.
             kwargs: `revision`, `token`, `cache_dir`, `local_files_only` of `from_pretrained`.
 
         Raises:
-            `ValueError`: if the checkpoint lacks weights of the encoder, naming them.
+            `ValueError`: if the checkpoint has no safetensors, or lacks weights of the encoder, naming them.
         """
-        audio_config = AutoConfig.from_pretrained(audio_model_name_or_path, **kwargs)
-        for name in ("layerdrop", "encoder_layerdrop", "mask_time_prob", "mask_feature_prob"):
-            if name in audio_config.to_dict():
-                setattr(audio_config, name, 0.0)
+        audio_config = _finetuning_config(AutoConfig.from_pretrained(audio_model_name_or_path, **kwargs))
         if Path(audio_model_name_or_path).is_dir():
             audio_config.name_or_path = ""  # a Hub id is worth remembering, a path on one machine is not
         values = {} if config is None else config.to_dict()
         model = cls(AverConfig.from_dict({**values, "audio_config": audio_config}))
-        encoder = model.base_model.audio_encoder
-        kwargs = {"config": audio_config, "use_safetensors": use_safetensors, "output_loading_info": True, **kwargs}
-        if isinstance(encoder, WhisperEncoder):  # whole whisper checkpoints hold it as `model.encoder`
-            pretrained, report = WhisperEncoder.from_pretrained(
-                audio_model_name_or_path, key_mapping={r"^(model\.)?encoder\.": ""}, **kwargs
-            )
-        else:
-            pretrained, report = AutoModel.from_pretrained(audio_model_name_or_path, **kwargs)
-        if report["missing_keys"]:
-            raise ValueError(
-                f"`{audio_model_name_or_path}` lacks {len(report['missing_keys'])} weights of its "
-                f"{audio_config.model_type} encoder, such as {sorted(report['missing_keys'])[0]}."
-            )
-        encoder.load_state_dict(pretrained.state_dict())
+        weights = _pretrained_weights(
+            audio_model_name_or_path, audio_config, {"use_safetensors": use_safetensors, **kwargs}
+        )
+        model.base_model.audio_encoder.load_state_dict(weights)
         return model
 
     def freeze_feature_encoder(self):
