@@ -83,7 +83,7 @@ def plot_feature_dynamics(dynamics, path, title):
     axes.set_title(title, loc="left", fontsize="medium")
     axes.margins(x=0.01)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
 
 

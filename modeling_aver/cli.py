@@ -53,6 +53,31 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="A run's folder, or its predictions.csv.")],
+    run_b: Annotated[Path, typer.Argument(help="Another run on the same clips.")],
+    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals.")] = 0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table instead.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write everything as JSON.")] = None,
+):
+    """Says whether run B beats run A: differences with 95 % intervals over clips and speakers, and McNemar's test."""
+    import json
+
+    from .training.comparison import compare_runs, comparison_markdown, print_comparison
+    from .training.results import read_predictions, run_name
+
+    comparison = compare_runs(read_predictions(run_a), read_predictions(run_b), num_resamples=resamples, seed=seed)
+    if markdown:
+        typer.echo(comparison_markdown(comparison, *map(run_name, (run_a, run_b))))
+    else:
+        print_comparison(comparison, run_a, run_b)
+    if out is not None:
+        report = {"run_a": str(run_a), "run_b": str(run_b), **comparison.to_dict()}
+        out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
 def figure3(
     model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
     clip: Annotated[str, typer.Option(help="Utterance id.")] = "1001_DFA_ANG_XX",
@@ -170,6 +195,8 @@ def _load(model):
 
     from . import AverForEmotionClassification
 
+    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
+        raise ValueError(f"There is no folder {model}. Name a folder that was saved, or a Hub id as org/name.")
     network = AutoModel.from_pretrained(model)
     if not isinstance(network, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(network).__name__}, not a model of this package.")

@@ -45,6 +45,11 @@ def test_a_clip_that_is_not_there_is_named(saved):
         aver("figure3", saved, "--clip", "1001_DFA_XXX")
 
 
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="There is no folder runs/my/model. Name a folder that was saved, or a Hub id"):
+        aver("evaluate", "runs/my/model")
+
+
 def test_a_model_of_other_labels_is_refused(tmp_path):
     config = aver_config(num_action_units=35, id2label={0: "calm", 1: "sad"})
     aver_model(config).save_pretrained(tmp_path)
