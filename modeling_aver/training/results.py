@@ -1,6 +1,7 @@
 """What a run leaves behind: `results.json`, and each clip's prediction in `predictions.csv`."""
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -8,6 +9,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.box import SIMPLE_HEAD
@@ -15,9 +17,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .. import __version__
-from .metrics import confusion
+from .metrics import confusion, recall_of_counts
+from .statistics import score_intervals
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
+PREDICTION_COLUMNS = ("utterance_id", "speaker_id", "label", "prediction")
 
 
 def predictions_table(dataset, logits, labels):
@@ -39,6 +43,52 @@ def predictions_table(dataset, logits, labels):
         }
     )
     return table.assign(**{f"p_{name}": probabilities[:, index] for index, name in enumerate(labels)})
+
+
+def read_predictions(path):
+    """
+    What [`write_results`] wrote, with every value a string: speaker `01` stays `01`, and an emotion may be named `NA`.
+
+    Args:
+        path (`str` or `Path`): A run's folder, or its CSV. Columns beside [`PREDICTION_COLUMNS`] are kept.
+
+    Raises:
+        `FileNotFoundError`: if there is no such file.
+        `ValueError`: if it is no table of predictions: a column or value is missing, or a clip stands there twice.
+    """
+    path = Path(path)
+    path = path / "predictions.csv" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}. Give a run's folder with predictions.csv, or such a CSV.")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV of predictions: {str(error).strip()}") from error
+    lacking = [name for name in PREDICTION_COLUMNS if name not in table]
+    if lacking:
+        raise ValueError(
+            f"{path} lacks the columns {', '.join(lacking)}; it has {', '.join(table)}. A CSV of predictions has a "
+            f"row a clip, with {', '.join(PREDICTION_COLUMNS)}."
+        )
+    if table.empty:
+        raise ValueError(f"{path} holds no clip.")
+    for name in PREDICTION_COLUMNS:
+        empty = np.flatnonzero(table[name] == "")
+        if len(empty):
+            raise ValueError(f"{path}: {len(empty)} rows have no {name}, first the row of line {empty[0] + 2}.")
+    repeated = table["utterance_id"][table["utterance_id"].duplicated()]
+    if len(repeated):
+        raise ValueError(
+            f"{path} has {len(repeated)} clips more than once, such as {repeated.iloc[0]}. Give a file for each run: "
+            "seeds cannot share one."
+        )
+    return table
+
+
+def run_name(path):
+    """A run's short name: its folder, or its CSV where that was renamed."""
+    path = Path(path).resolve()
+    return path.parent.name if path.name == "predictions.csv" else path.name
 
 
 def print_predictions(predictions, labels, scores):
@@ -64,6 +114,10 @@ def print_predictions(predictions, labels, scores):
 def write_results(output_dir, *, metrics, model, training_args, data_args, predictions=None, seen_in_training=False):
     """
     Writes `results.json` (and `predictions.csv`): numbers with everything that a reader needs to know of the run.
+
+    With predictions there are also `confusion` (row = true emotion, in the order of `labels`), `recall` (an emotion's
+    name to a number in [0, 1], `null` where it does not occur) and `intervals` (see [`score_intervals`]). Each file is
+    whole or absent, and `results.json` comes last: where it is, the rest is too.
 
     Args:
         output_dir (`str` or `Path`): The run's folder.
@@ -94,7 +148,24 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if predictions is not None:
-        predictions.to_csv(output_dir / "predictions.csv", index=False)
-        indices = [predictions[column].map(labels.index) for column in ("prediction", "label")]
-        results["confusion"] = confusion(*indices, len(labels)).tolist()
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
+        _write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
+        results |= _scores_of_predictions(predictions, labels)
+    _write_whole(output_dir / "results.json", json.dumps(results, indent=2, default=str) + "\n")
+
+
+def _scores_of_predictions(predictions, labels):
+    answers, truth = (predictions[column].map(labels.index) for column in ("prediction", "label"))
+    counts = confusion(answers, truth, len(labels))
+    recall = [None if np.isnan(value) else float(value) for value in recall_of_counts(counts)]
+    return {
+        "confusion": counts.tolist(),
+        "recall": dict(zip(labels, recall, strict=True)),
+        "intervals": score_intervals(predictions["label"], predictions["prediction"], predictions["speaker_id"]),
+    }
+
+
+def _write_whole(path, text):
+    """Writes beside, then renames: a reader, or a run that was killed, never leaves half a file."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
