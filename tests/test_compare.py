@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -9,8 +11,8 @@ from typer.testing import CliRunner
 
 from modeling_aver.cli import app
 from modeling_aver.training.comparison import compare_runs
-from modeling_aver.training.results import read_predictions
-from modeling_aver.training.statistics import difference_intervals
+from modeling_aver.training.results import read_predictions, write_results
+from modeling_aver.training.statistics import difference_intervals, score_intervals
 
 TRUTH = ["anger", "sad", "anger", "sad"] * 5
 
@@ -35,6 +37,20 @@ def saved(table, folder):
     folder.mkdir()
     table.to_csv(folder / "predictions.csv", index=False)
     return folder
+
+
+def written(folder, predictions, labels=("anger", "sad", "fear")):
+    """`results.json` of a made-up run."""
+    config = SimpleNamespace(id2label=dict(enumerate(labels)))
+    write_results(
+        folder,
+        metrics={"eval_war": 0.5},
+        model=SimpleNamespace(config=config, num_parameters=lambda only_trainable=False: 7),
+        training_args=SimpleNamespace(seed=0, world_size=1),
+        data_args=SimpleNamespace(dataset_name="made_up"),
+        predictions=predictions,
+    )
+    return json.loads((folder / "results.json").read_text())
 
 
 def aver(*arguments):
@@ -78,7 +94,7 @@ def test_the_command_prints_scores_differences_and_the_test(tmp_path):
     assert lines["weighted_f1"][-2:] == ["—", "—"]
     text = " ".join(output.split())
     assert "over 20 clips" in text and "over 5 speakers" in text
-    assert "Right only in A: 1 clips, only in B: 5; McNemar's exact test: p = 0.22." in text
+    assert "Clips right only in A: 1, only in B: 5; McNemar's exact test: p = 0.22." in text
 
 
 def test_the_command_writes_everything_as_json(tmp_path):
@@ -168,6 +184,29 @@ def test_a_file_that_is_no_table_of_predictions_is_refused(tmp_path, text, messa
 def test_a_folder_without_predictions_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no .*predictions\.csv\. Give a run's folder"):
         read_predictions(tmp_path)
+
+
+def test_a_run_leaves_what_can_be_compared_with_recalls_and_intervals(tmp_path):
+    results = written(tmp_path, RUN_A)
+    assert results["confusion"] == [[7, 3, 0], [3, 7, 0], [0, 0, 0]]
+    assert results["recall"] == {"anger": 0.7, "sad": 0.7, "fear": None}
+    assert results["intervals"] == score_intervals(RUN_A["label"], RUN_A["prediction"], RUN_A["speaker_id"])
+    assert results["intervals"]["num_resamples"] == 2000 and results["intervals"]["seed"] == 0
+    assert compare_runs(read_predictions(tmp_path), RUN_A).differences["war"] == 0
+
+
+def test_a_write_that_fails_leaves_the_old_results_whole(tmp_path, monkeypatch):
+    before = written(tmp_path, RUN_A)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            written(tmp_path, RUN_B)
+    assert json.loads((tmp_path / "results.json").read_text()) == before
+    assert read_predictions(tmp_path)["prediction"].tolist() == RUN_A["prediction"].tolist()
 
 
 def test_the_published_fusion_beats_the_published_audio_on_ravdess(shared):

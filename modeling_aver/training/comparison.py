@@ -86,8 +86,8 @@ def print_comparison(comparison, name_a, name_b):
     console.print(table)
     console.print(
         f"In %, with {comparison.intervals['level']:.0%} intervals of B − A "
-        f"({comparison.intervals['num_resamples']} resamples, seed {comparison.intervals['seed']}). Right only in A: "
-        f"{test.only_a} clips, only in B: {test.only_b}; McNemar's exact test: p = {test.p_value:.2g}."
+        f"({comparison.intervals['num_resamples']} resamples, seed {comparison.intervals['seed']}). Clips right "
+        f"only in A: {test.only_a}, only in B: {test.only_b}; McNemar's exact test: p = {test.p_value:.2g}."
     )
 
 

@@ -137,7 +137,7 @@ def scores_of_counts(counts):
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     num_clips, num_occurring = occurring.sum(axis=-1), (occurring > 0).sum(axis=-1)
     recall = np.nan_to_num(recall_of_counts(counts))
-    f1 = np.where(occurring > 0, 2 * right / np.maximum(occurring + answered, 1), 0.0)
+    f1 = 2 * right / np.maximum(occurring + answered, 1)  # 0 where an emotion does not occur
     return {
         "war": right.sum(axis=-1) / num_clips,
         "uar": recall.sum(axis=-1) / num_occurring,

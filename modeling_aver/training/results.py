@@ -85,6 +85,28 @@ def read_predictions(path):
     return table
 
 
+def scores_of_predictions(predictions, labels):
+    """
+    What `results.json` says of the clips' answers beside the scores.
+
+    Args:
+        predictions (`pd.DataFrame`): See [`predictions_table`].
+        labels (`list[str]`): Names of the emotions.
+
+    Returns:
+        `dict`: `confusion` (nested lists; row = true emotion, in the order of `labels`), `recall` (an emotion's name
+        to a number in [0, 1], `None` where it does not occur) and `intervals` (see [`score_intervals`]).
+    """
+    answers, truth = (predictions[column].map(labels.index) for column in ("prediction", "label"))
+    counts = confusion(answers, truth, len(labels))
+    recall = [None if np.isnan(value) else float(value) for value in recall_of_counts(counts)]
+    return {
+        "confusion": counts.tolist(),
+        "recall": dict(zip(labels, recall, strict=True)),
+        "intervals": score_intervals(predictions["label"], predictions["prediction"], predictions["speaker_id"]),
+    }
+
+
 def run_name(path):
     """A run's short name: its folder, or its CSV where that was renamed."""
     path = Path(path).resolve()
@@ -115,9 +137,8 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
     """
     Writes `results.json` (and `predictions.csv`): numbers with everything that a reader needs to know of the run.
 
-    With predictions there are also `confusion` (row = true emotion, in the order of `labels`), `recall` (an emotion's
-    name to a number in [0, 1], `null` where it does not occur) and `intervals` (see [`score_intervals`]). Each file is
-    whole or absent, and `results.json` comes last: where it is, the rest is too.
+    With predictions there is also what [`scores_of_predictions`] gives. Each file is whole or absent, and
+    `results.json` comes last: where it is, the rest is too.
 
     Args:
         output_dir (`str` or `Path`): The run's folder.
@@ -149,19 +170,8 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
     }
     if predictions is not None:
         _write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
-        results |= _scores_of_predictions(predictions, labels)
+        results |= scores_of_predictions(predictions, labels)
     _write_whole(output_dir / "results.json", json.dumps(results, indent=2, default=str) + "\n")
-
-
-def _scores_of_predictions(predictions, labels):
-    answers, truth = (predictions[column].map(labels.index) for column in ("prediction", "label"))
-    counts = confusion(answers, truth, len(labels))
-    recall = [None if np.isnan(value) else float(value) for value in recall_of_counts(counts)]
-    return {
-        "confusion": counts.tolist(),
-        "recall": dict(zip(labels, recall, strict=True)),
-        "intervals": score_intervals(predictions["label"], predictions["prediction"], predictions["speaker_id"]),
-    }
 
 
 def _write_whole(path, text):
