@@ -1,0 +1,440 @@
+"""The model card of a finished run: what the Hub reads (YAML), and what a person has to know before using it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from datasets_scripts.cards import HEADS
+from datasets_scripts.splits import load_splits
+
+from ..configuration_aver import AverConfig
+from ..features import FeatureIdentity
+from .figures import plot_confusion, plot_losses
+from .run_folder import FinishedRun, portable_results
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+PICTURES = ("confusion.png", "loss.png")
+TRAINING_LOG = "training_log.csv"
+# Stand in a card until it is pushed: then repository and commit are known.
+REPOSITORY, REVISION = "<this repository>", "<commit>"
+
+CORPORA = {"crema_d": "CREMA-D", "ravdess": "RAVDESS"}
+# By their names in results.json: in the table, and the metric's id on the Hub with its arguments.
+SCORES = {
+    "eval_war": ("WAR", "accuracy", None),
+    "eval_uar": ("UAR", "recall", {"average": "macro"}),
+    "eval_macro_f1": ("macro F1", "f1", {"average": "macro"}),
+}
+TABLE_2 = ([], ["isa", "isa"], ["ica", "ica"], ["isa", "ica"], ["ica", "isa"], ["msa", "msa"])
+TABLE_3 = {"sinusoidal": "Sinusoidal", "learnable": "Learnable", "rope": "RoPE", "tarope": "TaRoPE"}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+PAPER = """@misc{koo-tarope,
+  title  = {Multimodal Self-Attention Network with Temporal Alignment for Audio-Visual Emotion Recognition},
+  author = {Koo, Inyong and Seong, Yeeun and Son, Minseok and Jang, Jaehyuk and Kim, Changick}
+}"""
+
+
+def write_card(folder):
+    """
+    Writes `README.md` of a finished run, with its pictures and `training_log.csv`, beside `results.json`.
+
+    Args:
+        folder (`str` or `Path`): What `train_hf.py` wrote.
+
+    Returns:
+        `Path`: of the card.
+
+    Raises:
+        `ValueError`: if the folder has no results, or if its files are of different runs.
+    """
+    run = FinishedRun.read(folder)
+    pictures = _draw(run)
+    log = run.folder / TRAINING_LOG
+    if run.log is None:
+        log.unlink(missing_ok=True)
+    else:
+        run.log.to_csv(log, index=False)
+    path = run.folder / "README.md"
+    path.write_text(render_card(run, pictures), encoding="utf-8")
+    return path
+
+
+def render_card(run, pictures=()):
+    """
+    The card as text. Each number in it is one of the run's results, or counted from its confusion matrix.
+
+    Args:
+        run ([`FinishedRun`])
+        pictures (`Iterable[str]`, *optional*): Those of [`PICTURES`] that lie beside the card; tables stand in.
+
+    Returns:
+        `str`: YAML metadata, then Markdown.
+    """
+    data = _Data(run)
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        metadata=_metadata(run, data).to_yaml(),
+        title=f"Audio-visual emotion recognition on {data.name}",
+        about=_about(run),
+        warning=" ".join(data.warnings),
+        part=data.part,
+        pictures=tuple(pictures),
+        **_results(run),
+        model=_model_facts(run),
+        data=data.facts(),
+        repository=REPOSITORY,
+        revision=REVISION,
+        sampling_rate=run.config.sampling_rate,
+        frame_rate=run.config.video_frame_rate,
+        num_features=run.config.num_action_units,
+        limits=_limits(run, data),
+        log=run.log is not None,
+        command=portable_results(run.results)["command"],
+        circumstances=_circumstances(run),
+        licences=_licences(run, data),
+        citations=[PAPER, *([data.head["citation"]] if data.head and data.head["citation"] else [])],
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def check_card(run):
+    """
+    Refuses a card that claims more than its results: an edited number, or one of another run.
+
+    Raises:
+        `ValueError`: if the `model-index` of `README.md` holds a score that `results.json` does not.
+    """
+    path = run.folder / "README.md"
+    claimed = ModelCard.load(path, ignore_metadata_errors=True).data.eval_results or ()
+    measured = {} if run.trained_on_scored else run.results["metrics"]
+    for result in claimed:
+        if result.metric_value not in measured.values():
+            raise ValueError(
+                f"{path} claims {result.metric_name or result.metric_type} {result.metric_value}, which results.json "
+                "does not give for clips that the model was not trained on. Remove README.md: it is written anew."
+            )
+
+
+def _draw(run):
+    """Draws what can be drawn; pictures of an earlier run go."""
+    for name in PICTURES:
+        (run.folder / name).unlink(missing_ok=True)
+    if find_spec("matplotlib") is None:
+        return ()
+    if run.predictions is not None:
+        plot_confusion(run.results["confusion"], run.results["labels"], run.folder / "confusion.png")
+    if run.log is not None:
+        plot_losses(run.log, run.folder / "loss.png")
+    return tuple(name for name in PICTURES if (run.folder / name).is_file())
+
+
+class _Data:
+    """What was trained and scored on, and what is known of it."""
+
+    def __init__(self, run):
+        self.run = run
+        self.values = portable_results(run.results)["dataset"]
+        source = self.values["dataset_name"]
+        self.head = HEADS.get(source)
+        of_hub = self.head is None and HUB_ID.fullmatch(source) and not Path(source).exists()
+        self.hub_id = source if of_hub else None
+        self.name = CORPORA.get(source, self.hub_id or Path(source).name)
+        self.id = source if self.head else self.name
+        self.config = self.values.get("dataset_config_name") or "all"
+        self.split = self._published_split(source)
+
+    @property
+    def part(self):
+        """Where the scored clips are."""
+        return f"configuration `{self.config}`, part `{self.values.get('eval_split')}`"
+
+    @property
+    def scored(self):
+        return self.run.predictions is not None
+
+    @property
+    def warnings(self):
+        """What makes the numbers mean less than they seem to."""
+        if not self.scored:
+            return []
+        if self.run.trained_on_scored:
+            return [
+                "The clips that were scored are those that the model was trained on. The numbers below say nothing "
+                "about other clips."
+            ]
+        found = [self.split.warning] if self.split is not None and self.split.warning else []
+        if self._chosen_while_training() and self.values["eval_split"] == "validation":
+            found.append("The checkpoint was chosen by the clips that it was scored on.")
+        return found
+
+    def _chosen_while_training(self):
+        training = self.run.training
+        return training.get("load_best_model_at_end") or training.get("early_stopping_patience") is not None
+
+    def facts(self):
+        """Sentences: corpus, parts, who is on both sides."""
+        facts = [f"Corpus: {self.link()}, configuration `{self.config}`."]
+        facts.append(f"Trained on `{self.values['train_split']}`{self._at_most('max_train_samples')}.")
+        if self.scored:
+            speakers = self.run.predictions["speaker_id"].nunique()
+            facts.append(
+                f"Scored on `{self.values['eval_split']}`{self._at_most('max_eval_samples')}: "
+                f"{len(self.run.predictions):,} clips of {speakers:,} speaker{'s' if speakers > 1 else ''}."
+            )
+            facts.append(self._speakers())
+        if self.values.get("validation_fraction"):
+            facts.append(f"Held out of training: {self.values['validation_fraction']:.0%} of it, as `validation`.")
+        if self.split is not None:
+            facts.append(f"Split: {self.split.source}; {self.split.citation}.")
+        return facts
+
+    def link(self):
+        if self.hub_id:
+            return f"[{self.hub_id}](https://huggingface.co/datasets/{self.hub_id})"
+        homepage = self.head and self.head["homepage"]
+        return f"[{self.name}]({homepage})" if homepage else f"`{self.name}`"
+
+    def _speakers(self):
+        if self.run.trained_on_scored:
+            return "**Every scored clip was trained on.**"
+        if self.split is None:
+            return "Whether anybody speaks in training and in scoring alike is not recorded of these clips."
+        if self.split.warning:
+            return f"**{self.split.warning}**"
+        return "Nobody speaks in training and in scoring alike: the published lists were checked."
+
+    def _at_most(self, name):
+        count = self.values.get(name)
+        return "" if count is None else f" (its first {count:,} clips at most)"
+
+    def _published_split(self, source):
+        """The split of that name: of the corpus, or, where a Hub id or folder hides it, of the corpus that has it."""
+        corpora = (source,) if source in CORPORA else CORPORA
+        names = (
+            self.config,
+            f"{self.config}_{self.values.get('fold')}",
+        )  # folds are numbered in the name or beside it
+        found = (splits[name] for splits in map(load_splits, corpora) for name in names if name in splits)
+        return next(found, None)
+
+
+def _metadata(run, data):
+    base = _audio_encoder_id(run.config)
+    metadata = ModelCardData(
+        model_name=run.folder.resolve().name,
+        library_name="transformers",
+        pipeline_tag="audio-classification",
+        license=_licence_id(data),
+        language="en" if data.head else None,
+        base_model=base,
+        datasets=[data.id] if data.hub_id or data.head else None,
+        metrics=[metric for _, metric, _ in SCORES.values()],
+        tags=["audio-visual", "emotion-recognition", "speech-emotion-recognition", "facial-action-units", "aver"],
+        eval_results=_eval_results(run, data) or None,
+    )
+    if not metadata.eval_results:
+        metadata.model_name = None  # belongs to the model-index
+    return metadata
+
+
+def _eval_results(run, data):
+    """Measured scores for the `model-index`; none where they are of the clips trained on."""
+    if run.trained_on_scored or not data.scored:
+        return []
+    return [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Audio-visual emotion recognition",
+            dataset_type=data.id,
+            dataset_name=data.name,
+            dataset_config=data.config,
+            dataset_split=data.values["eval_split"],
+            metric_type=metric,
+            metric_name=name,
+            metric_value=run.results["metrics"][key],
+            metric_args=arguments,
+        )
+        for key, (name, metric, arguments) in SCORES.items()
+        if key in run.results["metrics"]
+    ]
+
+
+def _about(run):
+    emotions = ", ".join(run.results["labels"])
+    return (
+        "A transformer that reads a clip's speech and its face as one sequence on one clock, after Koo et al., "
+        '"Multimodal Self-Attention Network with Temporal Alignment for Audio-Visual Emotion Recognition". It tells '
+        f"{len(run.results['labels'])} acted emotions apart: {emotions}. Trained with "
+        f"modeling-aver {run.results['versions'].get('modeling-aver', '(version unknown)')}."
+    )
+
+
+def _results(run):
+    """What the section Results shows; everything empty where no clip was scored."""
+    if run.predictions is None:
+        return dict.fromkeys(("scores", "intervals", "num_clips", "frequent", "recalls"))
+    metrics, intervals = run.results["metrics"], run.results.get("intervals")
+    counts = run.results["confusion"]
+    sizes = [sum(row) for row in counts]
+    labels = [_cell(label) for label in run.results["labels"]]
+    return {
+        "num_clips": f"{sum(sizes):,} clips",
+        "intervals": bool(intervals),
+        "scores": [
+            {
+                "name": name,
+                "value": _percent(metrics[key]),
+                "clips": _interval(intervals, "clips", key),
+                "speakers": _interval(intervals, "speakers", key),
+            }
+            for key, (name, _, _) in SCORES.items()
+            if key in metrics
+        ],
+        "frequent": {"label": labels[sizes.index(max(sizes))], "war": _percent(max(sizes) / sum(sizes))},
+        "recalls": [
+            {"label": label, "clips": size, "recall": _percent(row[index] / size) if size else "—", "counts": row}
+            for index, (label, size, row) in enumerate(zip(labels, sizes, counts, strict=True))
+        ],
+    }
+
+
+def _interval(intervals, over, key):
+    """Such as `61.2 to 70.3`; a dash where there is none."""
+    found = ((intervals or {}).get(over) or {}).get(key.removeprefix("eval_"))
+    return "—" if found is None else f"{_percent(found[0])} to {_percent(found[1])}"
+
+
+def _model_facts(run):
+    config, identity = run.config, run.config.feature_identity
+    return [
+        f"Configuration: `{_as_code(config)}`; all else but the audio encoder is as in the paper, see `config.json`.",
+        f"Fusion: {_fusion(config)}. Positions: {_positions(config)}.",
+        f"Audio encoder: {_audio_encoder(config)}.",
+        f"Video: {config.num_action_units} features a frame. {_features(identity)}",
+        _scaling(run.feature_extractor),
+        f"Parameters: {run.results['num_parameters']:,}, of which {run.results['num_trainable_parameters']:,} were "
+        "trained.",
+    ]
+
+
+def _as_code(config):
+    """`AverConfig(…)` with what differs from the paper."""
+    paper = AverConfig()
+    own = [field.name for field in fields(AverConfig) if field.name in AverConfig.__annotations__]
+    changed = {name: getattr(config, name) for name in own if name not in ("audio_config", "feature_identity")}
+    changed = {name: value for name, value in changed.items() if value != getattr(paper, name)}
+    return f"AverConfig({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+
+def _fusion(config):
+    name = " + ".join(layer.upper() for layer in config.fusion_layers) or "Concat"
+    return f"{name}, {'a row of Table 2' if config.fusion_layers in TABLE_2 else 'which Table 2 does not have'}"
+
+
+def _positions(config):
+    ctm = "with" if config.ctm_loss_weight else "without"
+    if config.position_embedding_type not in TABLE_3:
+        return f"none, which Table 3 does not have; {ctm} CTM loss"
+    return f"{TABLE_3[config.position_embedding_type]} {ctm} CTM loss, a cell of Table 3"
+
+
+def _audio_encoder(config):
+    audio, name = config.audio_config, _audio_encoder_id(config)
+    origin = "no Hub id is on record: it started from random weights or from a folder"
+    if name:
+        origin = f"started from [{name}](https://huggingface.co/{name})"
+    return (
+        f"{audio.model_type}, {audio.num_hidden_layers} layers of {audio.hidden_size} channels, "
+        f"{config.audio_frame_rate:g} frames a second; {origin}"
+    )
+
+
+def _audio_encoder_id(config):
+    """Hub id that the audio encoder came from, or `None`."""
+    name = config.audio_config.name_or_path
+    return name if HUB_ID.fullmatch(name or "") else None
+
+
+def _features(identity):
+    if identity is None:
+        return "Which extractor made them is not recorded."
+    known = FeatureIdentity.from_dict(identity)
+    version = "" if known.version else " (version unknown)"
+    columns = f", `{known.columns[0]}` to `{known.columns[-1]}`" if known.columns else ""
+    return f"They come from {known}{version}{columns}. Features of another extractor mean something else."
+
+
+def _scaling(feature_extractor):
+    if feature_extractor.get("action_unit_mean") is None:
+        return "The video features go in as they are."
+    return "The video features are standardized by the statistics of the training clips, which the processor holds."
+
+
+def _limits(run, data):
+    people = "Actors who say a few English sentences to a camera, in North America."
+    limits = [
+        f"{people if data.head else 'The people, language and cameras of its training clips.'} Other people, "
+        "languages, cameras and spontaneous behaviour are not covered by any number here.",
+        f"It answers with one of {len(run.results['labels'])} emotions, whatever it is given.",
+        "Its probabilities are not calibrated.",
+        "Nobody has measured whether it works equally well for people of different age, gender, skin or accent.",
+    ]
+    if run.config.audio_config.model_type == "whisper":
+        limits.append("Its audio encoder hears at most 30 s at once.")
+    return limits
+
+
+def _circumstances(run):
+    """Rows of the table of how it was made; entries that the run did not record are left out."""
+    results, metrics, training = run.results, run.results["metrics"], run.training
+    rows = {
+        "date": results.get("date"),
+        "hardware": results.get("hardware"),
+        "processes": results.get("num_processes"),
+        "seed": results.get("seed"),
+        "epochs": _shown(metrics.get("epoch"), lambda value: f"{value:g}"),
+        "clips a step and process": training.get("per_device_train_batch_size"),
+        "accumulated steps": training.get("gradient_accumulation_steps"),
+        "learning rate": _shown(training.get("learning_rate"), lambda value: f"{value:g}"),
+        "training time": _shown(metrics.get("train_runtime"), lambda value: f"{value:,.0f} s"),
+        "training loss": _shown(metrics.get("train_loss"), lambda value: f"{value:.4f} (mean of all steps)"),
+        "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+    }
+    return {name: _cell(value) for name, value in rows.items() if value is not None}
+
+
+def _shown(value, form: Callable):
+    return None if value is None else form(value)
+
+
+def _licence_id(data):
+    """Apache-2.0, unless clips that may not be used commercially were trained on: then theirs."""
+    head = data.head or {}
+    return head["license"] if "-nc-" in head.get("license", "") else "apache-2.0"
+
+
+def _licences(run, data):
+    base = _audio_encoder_id(run.config)
+    notes = ["Code: Apache-2.0."]
+    notes.append(f"Training clips ({data.name}): {data.head['licence'] if data.head else 'ask whoever offers them.'}")
+    if "-nc-" in _licence_id(data):
+        notes.append("So this model, which was trained on them, is not for commerce.")
+    if base:
+        notes.append(f"Audio encoder: as [{base}](https://huggingface.co/{base}) says.")
+    return notes
+
+
+def _percent(value):
+    return f"{100 * value:.2f}"
+
+
+def _cell(value):
+    """Text that cannot end a cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
