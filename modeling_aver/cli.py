@@ -131,6 +131,18 @@ def extract(
         raise typer.Exit(1)
 
 
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="What train_hf.py wrote.")],
+    repo_id: Annotated[str, typer.Argument(help="Such as org/aver-tarope.")],
+    private: Annotated[bool, typer.Option("--private", help="For a repository that is made now.")] = False,
+):
+    """Uploads a finished run: weights, code, results, predictions and the model card; no checkpoint, no pickle."""
+    from .training.push import push_run
+
+    typer.echo(push_run(folder, repo_id, private=private))
+
+
 @data_app.command("build")
 def data_build(
     corpus: Annotated[str, typer.Argument(help="crema_d, ravdess, or clips of one's own.")],
