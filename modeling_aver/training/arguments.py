@@ -11,6 +11,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_aver import AverConfig
 
+CLASS_WEIGHTS = ("none", "balanced")
+
 
 @dataclass
 class ModelArguments:
@@ -72,7 +74,14 @@ class DataArguments:
         metadata={"help": "The corpus's folder. Without it, CREMA-D's six clips that the project carries."},
     )
     dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Such as emobox, speaker_5fold_1, speaker_holdout, luna_jimenez_5fold_1."}
+        default=None,
+        metadata={
+            "help": "Such as emobox, speaker_5fold_1, speaker_holdout, luna_jimenez_5fold_1; with `fold`, the name of "
+            "the folds without their number."
+        },
+    )
+    fold: str | None = field(
+        default=None, metadata={"help": "A number, or all: train and score each fold, in `output_dir`/fold_N."}
     )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of the training speakers that becomes the split `validation`."}
@@ -96,13 +105,69 @@ class AverTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
     remove_unused_columns: bool = False  # the collator reads all columns
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    hub_strategy: str = "end"  # every_save and checkpoint also push pickles, of the arguments and the optimizer
+    length_column_name: str = "audio_duration"  # for `train_sampling_strategy group_by_length`
+    resume: bool = field(
+        default=False, metadata={"help": "Go on from the last complete checkpoint in `output_dir`, if there is one."}
+    )
+    seeds: int = field(
+        default=1, metadata={"help": "Repeat with as many seeds, from `seed` on, in `output_dir`/seed_S."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after as many evaluations on `validation` without improvement."}
+    )
+    class_weights: str = field(
+        default="none", metadata={"help": "none (the paper), or balanced: each emotion weighs the same in training."}
+    )
+    audio_dropout_rate: float = field(
+        default=0.0, metadata={"help": "Share of the clips that lose their sound in a training step; 0 in the paper."}
+    )
+    video_dropout_rate: float = field(
+        default=0.0, metadata={"help": "Share of the clips that lose their video. No clip loses both."}
+    )
 
     def __post_init__(self):
         if self.remove_unused_columns:
             raise ValueError(
                 "`remove_unused_columns` must be False: the collator makes the model's inputs of the columns."
             )
+        self._check_options()
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"  # as Trainer does for `load_best_model_at_end`
         super().__post_init__()
+        if self.eval_strategy == "no" and (self.load_best_model_at_end or self.early_stopping_patience is not None):
+            raise ValueError(
+                f"`{self.scores_while_training()}` chooses by evaluations, but `eval_strategy` is no. Set it to epoch."
+            )
+
+    def _check_options(self):
+        if self.class_weights not in CLASS_WEIGHTS:
+            raise ValueError(f"`class_weights` ({self.class_weights!r}) must be one of {', '.join(CLASS_WEIGHTS)}.")
+        rates = (self.audio_dropout_rate, self.video_dropout_rate)
+        if min(rates) < 0 or sum(rates) > 1:
+            raise ValueError(
+                f"`audio_dropout_rate` ({rates[0]}) and `video_dropout_rate` ({rates[1]}) must be shares of the "
+                "clips, together at most 1: no clip loses both streams."
+            )
+        if self.seeds < 1:
+            raise ValueError(f"`seeds` ({self.seeds}) must be 1 or more.")
+        if self.resume and self.resume_from_checkpoint:
+            raise ValueError("Give `resume` or `resume_from_checkpoint`, not both.")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor` ({self.label_smoothing_factor}) must be 0: the model makes its own loss."
+            )
+
+    def scores_while_training(self):
+        """`str` or `None`: the argument for which clips are scored before training ends."""
+        wished = {
+            "load_best_model_at_end": self.load_best_model_at_end,
+            "early_stopping_patience": self.early_stopping_patience is not None,
+            "save_strategy": self.save_strategy == "best",
+            "eval_strategy": self.eval_strategy != "no",
+            "eval_on_start": self.eval_on_start,
+        }
+        return next((name for name, is_wished in wished.items() if is_wished), None)
 
 
 def parse_arguments(argv=None):

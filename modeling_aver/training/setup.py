@@ -1,5 +1,6 @@
 """From arguments to the objects that are trained: processor and model, and what must agree with the clips."""
 
+import torch
 from transformers import AutoConfig
 
 from ..configuration_aver import AverConfig
@@ -53,6 +54,23 @@ def build_model(model_args, labels, processor):
     if model_args.freeze_audio_encoder:
         model.freeze_audio_encoder()
     return model
+
+
+def balanced_class_weights(train_dataset):
+    """
+    Weights with which every emotion counts the same in training: `num_clips / (num_emotions × clips of the emotion)`,
+    over the emotions that occur; 0 for others. Their mean over the training clips is 1: the loss keeps its size.
+
+    Args:
+        train_dataset (`datasets.Dataset`): Rows of the documented schema.
+
+    Returns:
+        `torch.Tensor` of shape `(num_labels,)`.
+    """
+    labels = torch.tensor(train_dataset["label"])
+    counts = torch.bincount(labels[labels >= 0], minlength=train_dataset.features["label"].num_classes)
+    weights = counts.sum() / (counts.count_nonzero() * counts)
+    return weights.masked_fill(counts == 0, 0.0)
 
 
 def check_labels(config, labels):

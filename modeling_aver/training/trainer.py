@@ -1,8 +1,18 @@
-"""transformers' Trainer, with the two losses logged apart and the processor saved beside the weights."""
+"""transformers' Trainer, with losses logged apart, and with checkpoints that are whole or not there."""
 
+import os
+import shutil
 from pathlib import Path
 
+import torch.nn.functional as F
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from ..modeling_aver import IGNORED_LABEL
+from .checkpoints import ASIDE, clean_folder, put_in_place, rotate
+from .modality_dropout import drop_streams
+from .sampling import EpochOfSampler, EpochSampler
 
 LOSS_PARTS = ("classification_loss", "ctm_loss")
 
@@ -11,39 +21,133 @@ class AverTrainer(Trainer):
     """
     Args:
         processor ([`AverProcessor`]): Saved with each checkpoint, so that a checkpoint folder is complete.
+        class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*):
+            Of each emotion's clips in the classification loss of training; see [`balanced_class_weights`].
         kwargs: Those of `Trainer`.
     """
 
-    def __init__(self, *args, processor, **kwargs):
+    def __init__(self, *args, processor, class_weights=None, **kwargs):
         # Not as `processing_class`: Trainer looks for a tokenizer in every processor, and fails where there is none.
         super().__init__(*args, **kwargs)
         self.processor = processor
-        self._sums = {"train": {}, "eval": {}}
+        self.class_weights = None if class_weights is None else class_weights.to(self.args.device)
+        self.loss_sums = {"train": {}, "eval": {}}
+        self._aside = None
+        self.add_callback(EpochOfSampler())
+
+    def _get_train_sampler(self, *args):
+        sampler = super()._get_train_sampler(*args)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return EpochSampler(sampler, seed)
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset):
+        # In the dataset's order, for predictions are put beside its clips; Trainer groups these by length as well.
+        return SequentialSampler(eval_dataset)
+
+    # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As in `Trainer`; the parts of the loss are added up until the next line of the log."""
+        """
+        As in `Trainer`. While training, streams are dropped and emotions weighted as the arguments say; the parts of
+        the loss are added up until the next line of the log.
+        """
+        if model.training:
+            inputs = drop_streams(inputs, self.args.audio_dropout_rate, self.args.video_dropout_rate)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training and self.class_weights is not None:
+            loss = self._weigh_classes(loss, outputs, inputs["labels"], num_items_in_batch)
         # Evaluation averages over clips, a training step is already divided by its clips.
         weight = 1 if model.training else len(inputs["labels"])
-        sums = self._sums["train" if model.training else "eval"]
+        sums = self.loss_sums["train" if model.training else "eval"]
         parts = {name: outputs[name] for name in LOSS_PARTS if outputs.get(name) is not None}
-        total = parts["classification_loss"] + self._ctm_weight() * parts.get("ctm_loss", 0.0)
-        for name, value in {**parts, "total": total}.items():
+        for name, value in {**parts, "total": self._total(outputs)}.items():
             sums[name] = sums.get(name, 0.0) + weight * value.detach()
         return (loss, outputs) if return_outputs else loss
+
+    def _weigh_classes(self, loss, outputs, labels, num_items_in_batch):
+        """
+        Replaces the classification loss within `loss`, and in `outputs`. Divided by clips as the plain one is, not by
+        their weights, so that accumulated and distributed steps equal whole ones; balanced weights average 1 anyway.
+        """
+        scale = (loss.detach() / self._total(outputs).detach()).nan_to_num(1.0).round()  # Trainer's: of processes
+        total = F.cross_entropy(
+            outputs["logits"].float(), labels, self.class_weights, ignore_index=IGNORED_LABEL, reduction="sum"
+        )
+        weighted = total / ((labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
+        loss = loss + scale * (weighted - outputs["classification_loss"])
+        outputs["classification_loss"] = weighted
+        return loss
 
     def log(self, logs, start_time=None):
         """As in `Trainer`, with `classification_loss` and `ctm_loss` (nats) beside each `loss`."""
         for phase, name in {"train": "loss", "eval": "eval_loss"}.items():
-            if name in logs and self._sums[phase]:
+            if name in logs and self.loss_sums[phase]:
                 sums = {
-                    part: self.accelerator.reduce(value, "mean").item() for part, value in self._sums[phase].items()
+                    part: self.accelerator.reduce(value, "mean").item()
+                    for part, value in self.loss_sums[phase].items()
                 }
                 total = sums.pop("total")
                 prefix = name.removesuffix("loss")
                 logs.update({prefix + part: logs[name] * value / total for part, value in sums.items()})
-                self._sums[phase] = {}
+                self.loss_sums[phase] = {}
         super().log(logs, start_time)
+
+    def _total(self, outputs):
+        if outputs.get("ctm_loss") is None:
+            return outputs["classification_loss"]
+        weight = self.accelerator.unwrap_model(self.model).config.ctm_loss_weight
+        return outputs["classification_loss"] + weight * outputs["ctm_loss"]
+
+    # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def clean_aside(self):
+        """`Path`: an empty folder beside the checkpoints, for what is not whole yet; for every process."""
+        folder = Path(self.args.output_dir) / ASIDE
+        if self.args.should_save:
+            clean_folder(folder)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def drop_aside(self):
+        """Removes that folder."""
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / ASIDE, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model, trial):
+        """As in `Trainer`, but aside; the checkpoint takes its place when it is whole, and only then may others go."""
+        output_dir, name = self.args.output_dir, f"checkpoint-{self.state.global_step}"
+        self._aside = self.clean_aside()
+        try:
+            super()._save_checkpoint(model, trial)  # rotates nothing: it is alone there
+            self._place_best(name)
+        finally:
+            aside, self._aside = self._aside, None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            newest = put_in_place(aside / name, output_dir)
+            rotate(output_dir, newest, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.drop_aside()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(os.path.join(output_dir, name))
+
+    def _place_best(self, name):
+        """Trainer has noted the best checkpoint where it was written, if it is this one."""
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best) == self._aside / name:
+            self.state.best_model_checkpoint = os.path.join(self.args.output_dir, name)
+            if self.args.should_save:
+                self.state.save_to_json(str(self._aside / name / "trainer_state.json"))
+
+    def _get_output_dir(self, trial):
+        return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if self._aside is None:  # an upload goes on in the background, so it waits for the last name
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
@@ -53,6 +157,3 @@ class AverTrainer(Trainer):
         self.processor.save_pretrained(folder)
         (folder / "training_args.bin").unlink()  # a pickle; the same facts as text
         (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
-
-    def _ctm_weight(self):
-        return self.accelerator.unwrap_model(self.model).config.ctm_loss_weight

@@ -1,0 +1,218 @@
+"""Checkpoints that are whole or not there: what is wrong with one, which to go on from, which to delete."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
+
+logger = logging.getLogger(__name__)
+
+# Where a checkpoint is written until it is whole: on the same file system, and not uploaded (names with _ are not).
+ASIDE = "_unfinished"
+_NAME = re.compile(r"checkpoint-(\d+)")
+_STATE = "trainer_state.json"
+_NEEDED = (_STATE, "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def find_checkpoints(output_dir):
+    """`dict[int, Path]`: folders of checkpoints by their step, the earliest first; readable or not."""
+    folders = Path(output_dir).glob("checkpoint-*")
+    steps = {int(name[1]): folder for folder in folders if (name := _NAME.fullmatch(folder.name)) and folder.is_dir()}
+    return dict(sorted(steps.items()))
+
+
+def problem_of(folder):
+    """
+    Why training cannot go on from a checkpoint, or `None` if it can. Every byte of optimizer, scheduler and generators
+    is read; of the weights, the header and whether the file is as long as it says.
+
+    Args:
+        folder (`str` or `Path`): Such as runs/aver/checkpoint-100.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
+    missing = _missing(folder)
+    if missing:
+        hint = " (was it saved with `save_only_model`?)" if missing == ["optimizer.pt", "scheduler.pt"] else ""
+        return f"it lacks {', '.join(missing)}{hint}"
+    problems = (problem for path in sorted(folder.iterdir()) if (problem := _problem_of_file(path)))
+    return next(problems, None)
+
+
+def _missing(folder):
+    names = {path.name for path in folder.iterdir()}
+    found = {
+        "model.safetensors": names & {"model.safetensors.index.json", "adapter_model.safetensors"},
+        "rng_state.pth": {name for name in names if name.startswith("rng_state_")},  # one a process
+    }
+    shards = _shards(folder) if "model.safetensors.index.json" in names else []
+    sharded = "latest" in names or any(name.startswith("pytorch_model_fsdp") for name in names)  # DeepSpeed, FSDP
+    needed = (_STATE,) if sharded else (*_NEEDED, *shards)
+    return [name for name in needed if name not in names and not found.get(name)]
+
+
+def _shards(folder):
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return ["a readable model.safetensors.index.json"]
+
+
+def _problem_of_file(path):
+    try:
+        if path.name == _STATE:
+            if json.loads(path.read_text(encoding="utf-8"))["global_step"] != int(_step_of(path.parent)):
+                return f"{path.name} is of another step"
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                pass
+        elif path.suffix in (".pt", ".pth"):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    return f"{path.name} is damaged in {damaged}"
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
+        return f"{path.name} cannot be read ({error})"
+    return None
+
+
+def _step_of(folder):
+    name = _NAME.fullmatch(folder.name)
+    return name[1] if name else json.loads((folder / _STATE).read_text(encoding="utf-8"))["global_step"]
+
+
+def last_complete(output_dir):
+    """The latest checkpoint of a run that can be gone on from, or `None`; names those that it passes over."""
+    for folder in reversed(find_checkpoints(output_dir).values()):
+        problem = problem_of(folder)
+        if problem is None:
+            return folder
+        logger.warning("%s is passed over: %s.", folder, problem)
+    return None
+
+
+def where_to_start(training_args):
+    """
+    The checkpoint that a run goes on from, or `None` for the beginning; every process gets the same answer.
+
+    Args:
+        training_args ([`AverTrainingArguments`]): `resume` looks for the last complete one in `output_dir`,
+            `resume_from_checkpoint` names one.
+
+    Raises:
+        `ValueError`: if the named one is not complete, or if without either there are checkpoints of an earlier run,
+            which a later `resume` could not tell from this one's.
+    """
+    start = [_start(training_args) if training_args.process_index == 0 else None]
+    if training_args.world_size > 1:
+        broadcast_object_list(start)
+    return start[0]
+
+
+def _start(training_args):
+    named, output_dir = training_args.resume_from_checkpoint, training_args.output_dir
+    if named is not None:
+        if problem := problem_of(named):
+            raise ValueError(f"`resume_from_checkpoint` ({named}) is no complete checkpoint: {problem}.")
+        return str(named)
+    if not training_args.resume:
+        earlier = list(find_checkpoints(output_dir).values())
+        if earlier:
+            raise ValueError(
+                f"`output_dir` ({output_dir}) has checkpoints of an earlier run, the last {earlier[-1].name}. Go on "
+                "from it with --resume, or name another folder."
+            )
+        return None
+    folder = last_complete(output_dir)
+    if folder is None:
+        logger.warning("No complete checkpoint in %s: training starts from the beginning.", output_dir)
+        return None
+    _warn_of_other_processes(folder, training_args.world_size)
+    logger.warning("Training goes on from %s.", folder)
+    return str(folder)
+
+
+def _warn_of_other_processes(folder, world_size):
+    then = len(list(folder.glob("rng_state*.pth")))
+    if then != world_size:
+        logger.warning(
+            "%s was written by %d processes, and this run has %d: it will not be the run that was broken off, to the "
+            "digit.",
+            folder,
+            then,
+            world_size,
+        )
+
+
+def put_in_place(folder, output_dir):
+    """Gives a checkpoint that is whole its place, at once; what it holds is on the disk before. Returns the place."""
+    place = Path(output_dir) / folder.name
+    _flush(folder)
+    if place.exists():
+        remove(place)
+    os.rename(folder, place)
+    _flush_folder(place.parent)
+    return place
+
+
+def rotate(output_dir, newest, limit, best=None):
+    """
+    Deletes checkpoints beyond `limit`, the earliest first; before these, any of later steps than `newest`, which an
+    earlier run left and this one passed over.
+
+    Args:
+        output_dir (`str` or `Path`): The run's folder.
+        newest (`Path`): The one just written, which is whole. It stays.
+        limit (`int`, *optional*): Trainer's `save_total_limit`.
+        best (`str`, *optional*): The best so far. It stays.
+    """
+    if not limit or limit < 0:
+        return
+    checkpoints = find_checkpoints(output_dir)
+    kept = {newest.name, Path(best or newest).name}
+    now = int(_step_of(newest))
+    others = [folder for step, folder in checkpoints.items() if step > now and folder.name not in kept]
+    others += [folder for step, folder in checkpoints.items() if step <= now and folder.name not in kept]
+    excess = len(checkpoints) - max(limit, len(kept))
+    for folder in others[: max(excess, 0)]:
+        remove(folder)
+
+
+def remove(folder):
+    """Deletes a checkpoint. It loses its name first, so that nobody ever finds half of it."""
+    aside = clean_folder(folder.parent / ASIDE / "removed")
+    os.rename(folder, aside / folder.name)
+    shutil.rmtree(aside)
+
+
+def clean_folder(path):
+    """`path`, there and empty."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def _flush(folder):
+    if os.name != "posix":
+        return
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _flush_folder(Path(parent) / name)
+        _flush_folder(parent)
+
+
+def _flush_folder(path):
+    if os.name != "posix":  # folders cannot be opened elsewhere
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
