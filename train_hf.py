@@ -6,63 +6,145 @@ Trains and scores audio-visual emotion recognition.
     torchrun --nproc_per_node 2 train_hf.py RECIPE.yaml …
 
 A recipe is a YAML or JSON file of the flags; flags on the command line override it. `--help` lists them.
+`--resume` goes on where a run was broken off. `--fold all` trains and scores each fold, `--seeds 3` each seed.
 """
 
+import gc
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import datasets
-from transformers import set_seed
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback, set_seed
 
 from datasets_scripts import SAMPLE_DIR, check_columns, identities_of, load_clips, load_crema_d, load_ravdess
+from datasets_scripts import load_splits as published_splits
 from modeling_aver.training.arguments import parse_arguments
+from modeling_aver.training.card import write_card
+from modeling_aver.training.checkpoints import where_to_start
 from modeling_aver.training.collation import AverDataCollator
+from modeling_aver.training.folds import (
+    arguments_that_matter,
+    begin,
+    is_finished,
+    plan_runs,
+    print_summary,
+    summarize,
+)
 from modeling_aver.training.metrics import compute_metrics
+from modeling_aver.training.push import push_run
+from modeling_aver.training.rehearsal import Rehearsal
 from modeling_aver.training.results import predictions_table, write_results
-from modeling_aver.training.setup import build_model, build_processor, check_features
+from modeling_aver.training.setup import balanced_class_weights, build_model, build_processor, check_features
 from modeling_aver.training.trainer import AverTrainer
 
 
 def main(argv=None):
-    model_args, data_args, training_args = parse_arguments(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    _, data_args, training_args = parse_arguments(argv)
+    runs = plan_runs(data_args, training_args, configurations_of(data_args))
+    if [run.folder for run in runs] == [Path(training_args.output_dir)]:
+        return train_and_score(*arguments_of(runs[0], argv))
+    for run in runs:
+        train_unless_finished(run, *arguments_of(run, argv))
+    if training_args.process_index == 0:
+        print_summary(summarize(training_args.output_dir, runs))
+
+
+def arguments_of(run, argv):
+    """The arguments of one of the runs that the command line asks for."""
+    of_run = ["--output_dir", str(run.folder), "--seed", str(run.seed)]
+    model_args, data_args, training_args = parse_arguments([*argv, *of_run])
+    data_args.dataset_config_name, data_args.fold = run.config, run.fold
+    return model_args, data_args, training_args
+
+
+def train_unless_finished(run, *arguments):
+    """Trains one of several runs, if no earlier start of them has finished it."""
+    matter = arguments_that_matter(*arguments)
+    if not is_finished(run.folder, matter):
+        PartialState().wait_for_everyone()  # all have looked before one writes
+        if PartialState().is_main_process:
+            begin(run.folder, matter)
+        train_and_score(*arguments)
+        gc.collect()  # a Trainer is a ring of objects that holds the model's memory
+    PartialState().wait_for_everyone()
+
+
+def train_and_score(model_args, data_args, training_args):
+    """One run: trains, saves, scores `eval_split`, and writes the results."""
+    start = where_to_start(training_args)
     set_seed(training_args.seed)
     with training_args.main_process_first(desc="reading clips"):
-        train_dataset, eval_dataset = load_splits(data_args)
-        identities = identities_of(train_dataset)
-        processor = build_processor(model_args, train_dataset, next(iter(identities), None))
-    for dataset in filter(None, (train_dataset, eval_dataset)):
+        clips = load_splits(data_args)
+        check_choice(training_args, data_args, clips)
+        identities = identities_of(clips.train)
+        processor = build_processor(model_args, clips.train, next(iter(identities), None))
+    for dataset in filter(None, clips):
         check_features(processor.feature_extractor, identities_of(dataset))
-    labels = train_dataset.features["label"].names
-    trainer = AverTrainer(
-        build_model(model_args, labels, processor),
-        training_args,
-        AverDataCollator(processor),
-        train_dataset,
-        eval_dataset,
-        compute_metrics=compute_metrics,
-        processor=processor,
-    )
-    metrics = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    trainer.save_model()
-    predictions = None
-    if eval_dataset is not None:
-        scored = trainer.predict(eval_dataset, metric_key_prefix="eval")
-        metrics |= scored.metrics
-        trainer.log_metrics("eval", scored.metrics)
-        predictions = predictions_table(eval_dataset, scored.predictions, labels)
+    labels = clips.train.features["label"].names
+    trainer = build_trainer(build_model(model_args, labels, processor), processor, training_args, clips)
+    metrics = trainer.train(resume_from_checkpoint=start).metrics
+    trainer.save_model(_internal_call=True)  # not pushed yet: a card needs scores
+    trainer.save_state()
+    scores, predictions = score(trainer, clips.scored, labels)
     if trainer.is_world_process_zero():
         write_results(
             training_args.output_dir,
-            metrics=metrics,
+            metrics=metrics | scores,
             model=trainer.accelerator.unwrap_model(trainer.model),
             training_args=training_args,
             data_args=data_args,
             predictions=predictions,
             seen_in_training=data_args.eval_split == data_args.train_split,
         )
+        write_card(training_args.output_dir)
+        if training_args.push_to_hub:
+            push_run(
+                training_args.output_dir,
+                trainer.hub_model_id,
+                token=training_args.hub_token,
+                revision=training_args.hub_revision,
+            )
+
+
+def build_trainer(model, processor, training_args, clips):
+    trainer = AverTrainer(
+        model,
+        training_args,
+        AverDataCollator(processor),
+        clips.train,
+        clips.validation,
+        compute_metrics=compute_metrics,
+        processor=processor,
+        class_weights=balanced_class_weights(clips.train) if training_args.class_weights == "balanced" else None,
+    )
+    trainer.add_callback(Rehearsal(trainer))
+    if training_args.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(training_args.early_stopping_patience))
+    return trainer
+
+
+def score(trainer, dataset, labels):
+    """Scores of the clips (`dict`) and each clip's prediction (`pd.DataFrame`); nothing and `None` without clips."""
+    if dataset is None:
+        return {}, None
+    scored = trainer.predict(dataset, metric_key_prefix="eval")
+    trainer.log_metrics("eval", scored.metrics)
+    return scored.metrics, predictions_table(dataset, scored.predictions, labels)
+
+
+class Clips(NamedTuple):
+    """Clips to train on, to choose by while training, and to score after it; the last two may be `None`."""
+
+    train: datasets.Dataset
+    validation: datasets.Dataset | None
+    scored: datasets.Dataset | None
 
 
 def load_splits(data_args):
-    """Training clips, and the clips to score (`None` where no `eval_split` is given)."""
+    """[`Clips`]: `train_split`, `validation` if there is one, and `eval_split`."""
     splits = load_corpus(data_args)
     for split in splits.values():
         check_columns(split.features)
@@ -70,10 +152,33 @@ def load_splits(data_args):
     for name in wanted:
         if name not in splits:
             raise ValueError(f"{data_args.dataset_name} has no split {name!r}, only {', '.join(splits)}.")
-    train_dataset = first(splits[data_args.train_split], data_args.max_train_samples)
-    if data_args.eval_split is None:
-        return train_dataset, None
-    return train_dataset, first(splits[data_args.eval_split], data_args.max_eval_samples)
+    return Clips(
+        first(splits[data_args.train_split], data_args.max_train_samples),
+        first(splits.get("validation"), data_args.max_eval_samples),
+        first(splits.get(data_args.eval_split), data_args.max_eval_samples),
+    )
+
+
+def check_choice(training_args, data_args, clips):
+    """Refuses to choose a model, or when to stop, by the clips that it is scored on afterwards."""
+    name = training_args.scores_while_training()
+    if name is None:
+        return
+    if clips.validation is None:
+        raise ValueError(
+            f"`{name}` scores clips while training, and {data_args.eval_split or 'the test part'} is not for that: it "
+            "would choose the model by what it is judged by. Cut a part from the training speakers: "
+            "--validation_fraction 0.1."
+        )
+
+
+def configurations_of(data_args):
+    """`list[str]`: names of the dataset's configurations, among which its folds are; none where no fold is asked."""
+    if data_args.fold is None or data_args.dataset_name.endswith(".csv"):
+        return []
+    if data_args.dataset_name in ("crema_d", "ravdess"):
+        return list(published_splits(data_args.dataset_name))
+    return datasets.get_dataset_config_names(data_args.dataset_name, data_dir=data_args.data_dir)
 
 
 def load_corpus(data_args):
@@ -93,7 +198,7 @@ def load_corpus(data_args):
 
 
 def first(dataset, count):
-    return dataset if count is None else dataset.select(range(min(count, len(dataset))))
+    return dataset if dataset is None or count is None else dataset.select(range(min(count, len(dataset))))
 
 
 if __name__ == "__main__":

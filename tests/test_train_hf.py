@@ -2,19 +2,31 @@
 
 import json
 import os
+import random
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
+from datasets import ClassLabel, Dataset, Features
 from safetensors.torch import load_file
 
 import train_hf
+from datasets_scripts import SAMPLE_DIR
 from modeling_aver import AverForEmotionClassification, AverProcessor
+from modeling_aver.training import rehearsal
+from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.arguments import parse_arguments
+from modeling_aver.training.modality_dropout import drop_streams
+from modeling_aver.training.rehearsal import unchanged_generators
+from modeling_aver.training.setup import balanced_class_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "modeling_aver" / "training" / "recipes").glob("*.yaml"))
@@ -61,6 +73,22 @@ def recipe(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY, "output_dir": str(tmp_path / "run")}))
     return path
+
+
+@pytest.fixture
+def own_clips(tmp_path):
+    """`write(rows)`: the six clips as clips of one's own, with the labels and splits that a test wants of them."""
+
+    def write(*rows):
+        folder = tmp_path / "clips"
+        shutil.copytree(SAMPLE_DIR / "AudioWAV", folder)
+        shutil.copytree(SAMPLE_DIR / "OpenFace", folder / "OpenFace")
+        files = sorted(path.name for path in folder.glob("*.wav"))
+        lines = [f"{file},{row}" for file, row in zip(files, rows, strict=True)]
+        (folder / "clips.csv").write_text("\n".join(["file,label,speaker,split", *lines]) + "\n")
+        return str(folder / "clips.csv")
+
+    return write
 
 
 def launched(recipe, output_dir, *flags, launcher=(sys.executable,)):
@@ -195,6 +223,13 @@ BAD_RECIPES = {
     "unknown name": ("learning_rat: 1.0", "sets learning_rat, which no argument is called"),
     "not a mapping": ("- 1", "must be a mapping of names to values, but is a list"),
     "not YAML": ("a: [", "cannot be read"),
+    "class weights": ("class_weights: even", r"`class_weights` \('even'\) must be one of none, balanced"),
+    "dropout of both streams": ("audio_dropout_rate: 0.7\nvideo_dropout_rate: 0.4", "together at most 1: no clip"),
+    "negative dropout": ("audio_dropout_rate: -0.1", r"`audio_dropout_rate` \(-0.1\)"),
+    "no seed": ("seeds: 0", r"`seeds` \(0\) must be 1 or more"),
+    "two beginnings": ("resume: true\nresume_from_checkpoint: a", "Give `resume` or `resume_from_checkpoint`"),
+    "smoothed labels": ("label_smoothing_factor: 0.1", r"`label_smoothing_factor` \(0.1\) must be 0"),
+    "stopping without evaluation": ("early_stopping_patience: 2", "`early_stopping_patience` chooses by evaluations"),
     "two sources": ("audio_model_name_or_path: a\nmodel_name_or_path: b", "Give one of"),
     "audio configuration": ("audio_config: '{'", "`audio_config` is not JSON"),
     "dropped columns": ("remove_unused_columns: true", "`remove_unused_columns` must be False"),
@@ -226,3 +261,218 @@ def test_a_mistake_ends_in_one_line():
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1].startswith("train_hf.py: The recipe nowhere.yaml cannot be read")
     assert "Traceback" not in run.stderr
+
+
+# ── a dry pass before the hours are spent ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_told_at_once(recipe, tmp_path, monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(train_hf.AverTrainer, "training_step", fail)
+    with pytest.raises(
+        ValueError, match=r"`per_device_train_batch_size` \(4\) does not fit .*\(up to 2.4 s\)\. Halve it"
+    ):
+        train_hf.main([str(recipe)])
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_mistake_in_a_batch_that_is_not_about_memory_stays_as_it_is(recipe, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(train_hf.AverTrainer, "training_step", fail)
+    with pytest.raises(RuntimeError, match="^shapes do not fit$"):
+        train_hf.main([str(recipe)])
+
+
+def test_a_disk_that_takes_no_checkpoint_is_told_at_once(recipe, tmp_path, monkeypatch):
+    """By a limit on the size of a file: the writing itself fails, as on a full disk."""
+    original, limits = rehearsal.rehearse_save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_full_disk(trainer):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            original(trainer)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(rehearsal, "rehearse_save", on_a_full_disk)
+    with pytest.raises(OSError, match=r"`output_dir` \(.*run\) cannot hold a checkpoint: .*File too large"):
+        train_hf.main([str(recipe)])
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_room_for_the_state_of_the_optimizer_is_asked_for(recipe, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=100_000)
+    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"cannot hold a checkpoint: it takes 0.00 GB with the optimizer's state"):
+        train_hf.main([str(recipe), "--save_strategy", "epoch"])
+    train_hf.main([str(recipe), "--save_strategy", "no"])
+
+
+def test_random_numbers_that_are_drawn_aside_are_drawn_again():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    with unchanged_generators():
+        aside = draw()
+    assert draw() == aside
+    assert draw() != aside
+
+
+# ── choosing a model ────────────────────────────────────────────────────────────────────────────────────────────────
+
+CHOOSE = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
+SPLITS = ("train", "train", "train", "validation", "test", "test")
+ROWS = [f"{label},{split},{split}" for label, split in zip("abaaba", SPLITS, strict=True)]  # a speaker a split
+
+
+@pytest.mark.parametrize("flag", [("--load_best_model_at_end",), ("--early_stopping_patience", "1"), ()])
+def test_a_model_is_never_chosen_by_the_clips_that_judge_it(recipe, flag):
+    name = flag[0].removeprefix("--") if flag else "eval_strategy"
+    with pytest.raises(ValueError, match=f"`{name}` scores clips while training, and train is not for that"):
+        train_hf.main([str(recipe), *CHOOSE, *flag])
+
+
+def test_the_best_model_is_chosen_by_the_validation_part(recipe, own_clips, tmp_path, monkeypatch):
+    chosen_by = []
+
+    def evaluate(trainer, *args, **kwargs):
+        chosen_by.append(list(trainer.eval_dataset["speaker_id"]))
+        trainer.log(metrics := {"eval_loss": [2.0, 1.0, 3.0][len(chosen_by) - 1]})
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+        return metrics
+
+    monkeypatch.setattr(train_hf.AverTrainer, "evaluate", evaluate)
+    best = ("--load_best_model_at_end", "--early_stopping_patience", "1", "--save_total_limit", "1")
+    data = ("--dataset_name", own_clips(*ROWS), "--eval_split", "test", "--max_steps", "9")
+    train_hf.main([str(recipe), *CHOOSE, *best, *data])
+    assert chosen_by == [["validation"]] * 3  # it stopped after the third, which was worse than the second
+    run = tmp_path / "run"
+    weights, second = load_file(run / "model.safetensors"), load_file(run / "checkpoint-2" / "model.safetensors")
+    assert all(torch.equal(weights[name], second[name]) for name in second)
+    assert set(pd.read_csv(run / "predictions.csv")["speaker_id"]) == {"test"}
+
+
+# ── class weights and modality dropout ──────────────────────────────────────────────────────────────────────────────
+
+
+def clips_of(*labels):
+    features = Features({"label": ClassLabel(names=["a", "b", "c"])})
+    return Dataset.from_dict({"label": list(labels)}, features=features)
+
+
+def test_balanced_weights_give_each_emotion_the_same_say_and_the_loss_its_size():
+    weights = balanced_class_weights(clips_of("a", "a", "a", "b"))
+    torch.testing.assert_close(weights, torch.tensor([4 / 6, 4 / 2, 0.0]))
+    assert weights[[0, 0, 0, 1]].mean() == 1
+
+
+UNEVEN = [f"{label},s{index},train" for index, label in enumerate("aaabab")]
+DESCENT = ("--optim", "sgd", "--learning_rate", "0.01", "--max_grad_norm", "0", "--class_weights", "balanced")
+
+
+def test_weighted_losses_are_those_of_the_formula_and_the_logged_parts_add_up(recipe, own_clips, monkeypatch):
+    steps = []
+
+    class Recorder(train_hf.AverTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            steps.append((model.training, loss.item(), outputs, inputs["labels"]))
+            return (loss, outputs) if return_outputs else loss
+
+    monkeypatch.setattr(train_hf, "AverTrainer", Recorder)
+    train_hf.main([str(recipe), "--dataset_name", own_clips(*UNEVEN), *DESCENT, "--max_steps", "1"])
+    weights = torch.tensor([6 / (2 * 4), 6 / (2 * 2)])  # four clips of a, two of b
+    for training, loss, outputs, labels in steps:
+        weighed = F.cross_entropy(outputs.logits, labels, weights if training else None, reduction="sum") / len(labels)
+        assert loss == pytest.approx((weighed + 0.5 * outputs.ctm_loss).item(), rel=1e-5)
+    assert [training for training, *_ in steps] == [True, True, False]  # the rehearsal, the step, the scoring
+
+
+@pytest.mark.slow
+def test_one_weighted_step_of_four_clips_is_the_same_however_it_is_cut(recipe, own_clips, tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29542")
+    four = ("--max_train_samples", "4", "--max_steps", "1", "--dataset_name", own_clips(*UNEVEN), *DESCENT)
+    halves = (*four, "--per_device_train_batch_size", "2")
+    whole = launched(recipe, tmp_path / "whole", *four)
+    plain = launched(recipe, tmp_path / "plain", *four, "--class_weights", "none")
+    accumulated = launched(recipe, tmp_path / "accumulated", *halves, "--gradient_accumulation_steps", "2")
+    distributed = launched(recipe, tmp_path / "distributed", *halves, launcher=torchrun)
+    assert (whole["classifier.bias"] - plain["classifier.bias"]).abs().max() > 1e-5
+    for name, weight in whole.items():
+        for other in (accumulated, distributed):
+            assert (other[name] - weight).abs().max() < 1e-6, name
+
+
+def masks(num_clips):
+    """A batch where the first clip has sound alone and the second video alone."""
+    audio, video = torch.ones(num_clips, 5, dtype=torch.long), torch.ones(num_clips, 3, dtype=torch.long)
+    video[0], audio[1] = 0, 0
+    return {"attention_mask": audio, "action_units_mask": video, "labels": torch.zeros(num_clips)}
+
+
+def test_no_clip_loses_both_streams_or_the_only_one_that_it_has():
+    torch.manual_seed(0)
+    batch = drop_streams(masks(1000), audio_rate=0.3, video_rate=0.7)
+    audio, video = batch["attention_mask"].any(dim=1), batch["action_units_mask"].any(dim=1)
+    assert (audio ^ video).all()  # rates that add up to 1: exactly one stream is left
+    assert audio[0] and video[1]
+    assert (~audio[2:]).float().mean() == pytest.approx(0.3, abs=0.05)  # three deviations of 998 draws
+
+
+@pytest.mark.parametrize(("audio_rate", "video_rate", "left"), [(1.0, 0.0, "video"), (0.0, 1.0, "audio")])
+def test_a_rate_of_one_drops_that_stream_of_every_clip_with_both(audio_rate, video_rate, left):
+    batch = drop_streams(masks(50), audio_rate, video_rate)
+    assert batch["action_units_mask"][2:].any().item() == (left == "video")
+    assert batch["attention_mask"][2:].any().item() == (left == "audio")
+
+
+def test_nothing_is_dropped_by_default_or_from_clips_of_one_stream():
+    batch = masks(4)
+    assert drop_streams(batch, 0.0, 0.0) is batch
+    audio_only = {"attention_mask": batch["attention_mask"]}
+    assert drop_streams(audio_only, 0.5, 0.5) is audio_only
+
+
+def test_streams_are_dropped_in_training_alone(recipe, monkeypatch):
+    rates = []
+
+    def drop(batch, *given):
+        rates.append(given)
+        return batch
+
+    monkeypatch.setattr(trainer_module, "drop_streams", drop)
+    train_hf.main([str(recipe), "--audio_dropout_rate", "0.25", "--video_dropout_rate", "0.5"])
+    assert rates == [(0.25, 0.5)] * 3  # the rehearsal and two steps, but no scoring
+
+
+def test_predictions_stand_beside_their_clips_when_training_groups_by_length(recipe, tmp_path):
+    flags = (
+        "--train_sampling_strategy",
+        "group_by_length",
+        "--learning_rate",
+        "0",
+        "--per_device_eval_batch_size",
+        "2",
+    )
+    train_hf.main([str(recipe), *flags])
+    train_hf.main([str(recipe), "--learning_rate", "0", "--output_dir", str(tmp_path / "plain")])
+    grouped, plain = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("run", "plain"))
+    pd.testing.assert_frame_equal(grouped, plain, rtol=1e-4)
+
+
+def test_batches_of_clips_of_like_length_are_an_argument_away(recipe, monkeypatch):
+    asked = []
+    original = train_hf.AverTrainer._get_train_sampler
+
+    def sampler(trainer, *args):
+        asked.append(original(trainer, *args))
+        return asked[-1]
+
+    monkeypatch.setattr(train_hf.AverTrainer, "_get_train_sampler", sampler)
+    train_hf.main([str(recipe), "--train_sampling_strategy", "group_by_length", "--max_steps", "1"])
+    (asked,) = asked
+    assert sum(asked.sampler.lengths) == pytest.approx(12.878, abs=1e-3)  # seconds
