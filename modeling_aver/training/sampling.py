@@ -30,7 +30,8 @@ class EpochSampler(Sampler):
 
 class EpochOfSampler(TrainerCallback):
     """
-    Tells the sampler its epoch, however deep it lies. Accelerate 1.4 does not where batches are skipped, and a run resumed within an epoch would see other clips.
+    Tells the sampler its epoch, however deep it lies. Accelerate 1.4 does not where batches are skipped, and a run
+    resumed within an epoch would see other clips.
     """
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
