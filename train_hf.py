@@ -184,7 +184,11 @@ def configurations_of(data_args):
 def load_corpus(data_args):
     """Every split of the dataset that the arguments name."""
     name, folder, num_proc = data_args.dataset_config_name, data_args.data_dir, data_args.preprocessing_num_proc
-    builder_values = {"num_proc": num_proc, "validation_fraction": data_args.validation_fraction}
+    builder_values = {
+        "num_proc": num_proc,
+        "validation_fraction": data_args.validation_fraction,
+        "action_units_folder": data_args.action_units_folder,
+    }
     if data_args.dataset_name == "crema_d":
         return load_crema_d(folder or SAMPLE_DIR, name=name or "all", **builder_values)
     if data_args.dataset_name == "ravdess":

@@ -28,6 +28,7 @@ def main(version: Annotated[bool, typer.Option("--version", callback=_print_vers
 def evaluate(
     model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
     data_dir: Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")] = None,
+    action_units_folder: Annotated[str | None, typer.Option(help="What `aver extract` wrote of these clips.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
 ):
@@ -39,7 +40,7 @@ def evaluate(
     from .training.results import predictions_table, print_predictions
     from .training.setup import check_features, check_labels
 
-    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train")
+    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
     network, processor = _load(model)
     labels = dataset.features["label"].names
     check_labels(network.config, labels)
@@ -82,6 +83,7 @@ def figure3(
     model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
     clip: Annotated[str, typer.Option(help="Utterance id.")] = "1001_DFA_ANG_XX",
     data_dir: Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")] = None,
+    action_units_folder: Annotated[str | None, typer.Option(help="What `aver extract` wrote of these clips.")] = None,
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("figure3a.png"),
 ):
     """Draws Fig. 3 (a) of one clip: how audio and video features move on one time axis."""
@@ -90,7 +92,7 @@ def figure3(
     from .analysis import feature_dynamics, plot_feature_dynamics
     from .training.collation import AverDataCollator
 
-    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train")
+    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
     ids = list(dataset["utterance_id"])
     if clip not in ids:
         raise ValueError(f"There is no clip {clip} among {len(ids)} clips such as {', '.join(ids[:3])}.")

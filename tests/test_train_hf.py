@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import train_hf
 from datasets_scripts import SAMPLE_DIR
 from modeling_aver import AverForEmotionClassification, AverProcessor
+from modeling_aver.features import FaceTrack, FeatureIdentity, write_features
 from modeling_aver.training import rehearsal
 from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.arguments import parse_arguments
@@ -476,3 +477,21 @@ def test_batches_of_clips_of_like_length_are_an_argument_away(recipe, monkeypatc
     train_hf.main([str(recipe), "--train_sampling_strategy", "group_by_length", "--max_steps", "1"])
     (asked,) = asked
     assert sum(asked.sampler.lengths) == pytest.approx(12.878, abs=1e-3)  # seconds
+
+
+def test_features_of_ones_own_train_a_model_of_their_size(recipe, tmp_path):
+    """Six channels instead of 35, as `aver extract` leaves them; the model then refuses OpenFace's."""
+    identity = FeatureIdentity("mediapipe", "0", {}, tuple(f"c{index}" for index in range(6)))
+    for path in sorted((SAMPLE_DIR / "AudioWAV").glob("*.wav")):
+        seconds = np.arange(60) / 30
+        track = FaceTrack(seconds, np.outer(seconds, np.arange(6)).astype(np.float32), np.ones(60, bool), identity)
+        write_features(tmp_path / "features" / f"{path.stem}.npz", track)
+    train_hf.main([str(recipe), "--action_units_folder", str(tmp_path / "features")])
+    model = AverForEmotionClassification.from_pretrained(tmp_path / "run")
+    assert (model.config.num_action_units, model.config.feature_identity["name"]) == (6, "mediapipe")
+    assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "run" / "results.json").read_text())["dataset"])
+    again = {name: value for name, value in TINY.items() if name not in train_hf_model_values()}
+    path = tmp_path / "again.yaml"
+    path.write_text(yaml.safe_dump({**again, "model_name_or_path": str(tmp_path / "run")}))
+    with pytest.raises(ValueError, match="trained on features of mediapipe 0, but these are of openface"):
+        train_hf.main([str(path), "--output_dir", str(tmp_path / "again")])

@@ -83,6 +83,12 @@ class DataArguments:
     fold: str | None = field(
         default=None, metadata={"help": "A number, or all: train and score each fold, in `output_dir`/fold_N."}
     )
+    action_units_folder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Features of the face, a table a clip, such as `aver extract` writes; in data_dir or anywhere."
+        },
+    )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of the training speakers that becomes the split `validation`."}
     )

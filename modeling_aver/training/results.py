@@ -20,6 +20,7 @@ from .. import __version__
 from .metrics import confusion, recall_of_counts
 from .statistics import score_intervals
 
+FOLDERS = ("data_dir", "action_units_folder")  # of one machine; who made the features is in the configuration
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 PREDICTION_COLUMNS = ("utterance_id", "speaker_id", "label", "prediction")
 
@@ -152,7 +153,7 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
         "metrics": metrics,
         "scored_clips_were_trained_on": seen_in_training,
         "dataset": {
-            name: value for name, value in vars(data_args).items() if value is not None and name != "data_dir"
+            name: value for name, value in vars(data_args).items() if value is not None and name not in FOLDERS
         },
         "labels": labels,
         "num_parameters": model.num_parameters(),
