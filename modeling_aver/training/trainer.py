@@ -46,6 +46,13 @@ class AverTrainer(Trainer):
         # In the dataset's order, for predictions are put beside its clips; Trainer groups these by length as well.
         return SequentialSampler(eval_dataset)
 
+    def _run_epoch(self, *args, **kwargs):
+        # Trainer looks for the end after a step: resumed from its last checkpoint, it would take one too many.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
