@@ -42,6 +42,15 @@ def recipe(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Runs are compared bit by bit, and several threads add up in another order than the one of the killed runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def trained(recipe, output_dir, *flags):
     """Weights at the end of a run."""
     train_hf.main([str(recipe), "--output_dir", str(output_dir), *flags])
