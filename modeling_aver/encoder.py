@@ -166,8 +166,8 @@ class MultimodalSelfAttention(nn.Module):
         return states, (weights,)
 
 
-class IntraModalSelfAttention(nn.Module):
-    """isa: a layer for each stream, which hears only itself (Fig. 2)."""
+class StreamwiseAttention(nn.Module):
+    """A layer for each stream. Subclasses say which stream each of them hears, as it was before the block."""
 
     def __init__(self, config):
         super().__init__()
@@ -176,24 +176,26 @@ class IntraModalSelfAttention(nn.Module):
 
     def forward(self, tokens, sizes, implementation):
         audio, video = tokens.split(sizes)
-        audio_states, audio_weights = _listen(self.audio_layer, audio, audio, implementation)
-        video_states, video_weights = _listen(self.video_layer, video, video, implementation)
+        audio_context, video_context = self.contexts(audio, video)
+        audio_states, audio_weights = _listen(self.audio_layer, audio, audio_context, implementation)
+        video_states, video_weights = _listen(self.video_layer, video, video_context, implementation)
         return torch.cat([audio_states, video_states], dim=1), (audio_weights, video_weights)
 
 
-class InterModalCrossAttention(nn.Module):
-    """ica: a layer for each stream, which hears only the other (Fig. 2), as it was before the block."""
+class IntraModalSelfAttention(StreamwiseAttention):
+    """isa: each stream hears only itself (Fig. 2)."""
 
-    def __init__(self, config):
-        super().__init__()
-        self.audio_layer = FusionLayer(config)
-        self.video_layer = FusionLayer(config)
+    @staticmethod
+    def contexts(audio, video):
+        return audio, video
 
-    def forward(self, tokens, sizes, implementation):
-        audio, video = tokens.split(sizes)
-        audio_states, audio_weights = _listen(self.audio_layer, audio, video, implementation)
-        video_states, video_weights = _listen(self.video_layer, video, audio, implementation)
-        return torch.cat([audio_states, video_states], dim=1), (audio_weights, video_weights)
+
+class InterModalCrossAttention(StreamwiseAttention):
+    """ica: each stream hears only the other (Fig. 2)."""
+
+    @staticmethod
+    def contexts(audio, video):
+        return video, audio
 
 
 FUSION_BLOCKS = {"msa": MultimodalSelfAttention, "isa": IntraModalSelfAttention, "ica": InterModalCrossAttention}
