@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .metrics import EmotionScores
-from .results import read_predictions, scores_of_predictions
+from .results import read_predictions, scores_of_predictions, write_whole
 
 SCORES = ("war", "uar", "macro_f1")
 ARGUMENTS = "arguments.json"  # of a run that is one of several, as it began
@@ -206,7 +206,7 @@ def _summarize_folds(runs):
     }
     summary["dataset"] |= {"fold": "all", "dataset_config_name": runs[0].config.rpartition("_")[0]}
     folder = runs[0].folder.parent
-    together.to_csv(folder / "predictions.csv", index=False)
+    write_whole(folder / "predictions.csv", together.to_csv(index=False))
     _write_json(folder / "results.json", summary)
     return summary
 
@@ -245,4 +245,4 @@ def print_summary(results):
 
 
 def _write_json(path, values):
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(values, indent=2) + "\n")

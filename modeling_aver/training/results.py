@@ -170,12 +170,12 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if predictions is not None:
-        _write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
+        write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
         results |= scores_of_predictions(predictions, labels)
-    _write_whole(output_dir / "results.json", json.dumps(results, indent=2, default=str) + "\n")
+    write_whole(output_dir / "results.json", json.dumps(results, indent=2, default=str) + "\n")
 
 
-def _write_whole(path, text):
+def write_whole(path, text):
     """Writes beside, then renames: a reader, or a run that was killed, never leaves half a file."""
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, encoding="utf-8")
