@@ -10,6 +10,7 @@ CREMA_D_EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 
 FUSION_LAYER_TYPES = ("msa", "isa", "ica")
 POSITION_EMBEDDING_TYPES = ("tarope", "rope", "sinusoidal", "learnable", "none")
+AUDIO_NORMALIZATIONS = ("none", "standardize")
 
 # Encoders that read the waveform by a stack of convolutions, and those that read a spectrogram: (frames of the
 # spectrogram a second, spectrogram frames to one frame of the encoder).
@@ -40,6 +41,15 @@ class AverConfig(PreTrainedConfig):
         audio_config (`PreTrainedConfig` or `dict`, *optional*):
             Any Hugging Face audio encoder: wav2vec2, hubert, wavlm, data2vec-audio, unispeech, unispeech-sat,
             wav2vec2-bert, whisper (its encoder). Defaults to the shape of `facebook/wav2vec2-large-xlsr-53`.
+        audio_layers (`list[int]`, *optional*):
+            Hidden states of the audio encoder that are heard, mixed by learned softmax weights where they are several
+            (as in SUPERB): 0 is what enters its first layer, n what leaves its n-th, the last one after its final
+            norm. Defaults to the last alone, as in the paper.
+        audio_pooling_stride (`int`, *optional*, defaults to 1):
+            Frames of the audio encoder that are averaged to one token; 1 in the paper. Fusion costs grow with tokens.
+        audio_normalization (`str`, *optional*, defaults to `"none"`):
+            `standardize` brings each channel of the audio frames to zero mean and unit deviation over the training
+            clips, or over the speaker's own where a [`~SpeakerProfile`] is given; the paper has `none`.
         sampling_rate (`int`, *optional*, defaults to 16000): Of the waveform, in Hz.
         num_action_units (`int`, *optional*, defaults to 35):
             Channels of a video frame: 17 intensities, then 18 presences of OpenFace. Other features have other sizes.
@@ -95,6 +105,9 @@ class AverConfig(PreTrainedConfig):
     ]
 
     audio_config: dict | PreTrainedConfig | None = None
+    audio_layers: list[int] | tuple[int, ...] | None = None
+    audio_pooling_stride: int = 1
+    audio_normalization: str = "none"
     sampling_rate: int = 16_000
     num_action_units: int = 35
     video_frame_rate: float = 30.0
@@ -120,6 +133,7 @@ class AverConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(CREMA_D_EMOTIONS))
         self._check_types()
         self.fusion_layers = list(self.fusion_layers)
+        self.audio_layers = None if self.audio_layers is None else list(self.audio_layers)
         super().__post_init__(**kwargs)
         self.label2id = {label: index for index, label in self.id2label.items()}
         self._check_numbers()
@@ -144,6 +158,11 @@ class AverConfig(PreTrainedConfig):
             spectrogram_rate, stride = SPECTROGRAM_ENCODERS[self.audio_config.model_type]
             return spectrogram_rate / stride
         return self.sampling_rate / math.prod(self.audio_config.conv_stride)
+
+    @property
+    def num_audio_layers(self):
+        """Hidden states of the audio encoder that are heard."""
+        return 1 if self.audio_layers is None else len(self.audio_layers)
 
     def num_audio_frames(self, num_inputs):
         """
@@ -181,6 +200,10 @@ class AverConfig(PreTrainedConfig):
             raise ValueError(
                 f"`fusion_layers` ({self.fusion_layers!r}) must be a list of {_listed(FUSION_LAYER_TYPES)}."
             )
+        if not isinstance(self.audio_layers, list | tuple | None):
+            raise ValueError(
+                f"`audio_layers` ({self.audio_layers!r}) must be a list of numbers, or None for the last."
+            )
         if not isinstance(self.feature_identity, dict | None):
             raise ValueError(f"`feature_identity` ({self.feature_identity!r}) must be a dict with a name, or None.")
         if not isinstance(self.id2label, dict | None):
@@ -203,7 +226,7 @@ class AverConfig(PreTrainedConfig):
 
     def _check_counts(self):
         integers = ("sampling_rate", "num_action_units", "hidden_size", "num_attention_heads", "intermediate_size")
-        for name in (*integers, "max_position_embeddings", "ctm_projection_dim"):
+        for name in (*integers, "audio_pooling_stride", "max_position_embeddings", "ctm_projection_dim"):
             if not _is_count(getattr(self, name)):
                 raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a positive integer.")
 
@@ -229,6 +252,10 @@ class AverConfig(PreTrainedConfig):
                 f"`position_embedding_type` ({self.position_embedding_type!r}) must be one of "
                 f"{_listed(POSITION_EMBEDDING_TYPES)}."
             )
+        if self.audio_normalization not in AUDIO_NORMALIZATIONS:
+            raise ValueError(
+                f"`audio_normalization` ({self.audio_normalization!r}) must be one of {_listed(AUDIO_NORMALIZATIONS)}."
+            )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` ({self.hidden_act!r}) must be one of {_listed(ACT2FN)}.")
 
@@ -247,6 +274,7 @@ class AverConfig(PreTrainedConfig):
             raise ValueError(
                 "`audio_config.add_adapter` (True) must be False: an adapter changes the frame rate of the encoder."
             )
+        self._check_audio_layers()
         if model_type in WAVEFORM_ENCODERS:
             steps = (*self.audio_config.conv_kernel, *self.audio_config.conv_stride)
             if not steps or not all(_is_count(step) for step in steps):
@@ -254,6 +282,17 @@ class AverConfig(PreTrainedConfig):
                     f"`audio_config.conv_kernel` ({list(self.audio_config.conv_kernel)}) and `conv_stride` "
                     f"({list(self.audio_config.conv_stride)}) must hold positive integers."
                 )
+
+    def _check_audio_layers(self):
+        if self.audio_layers is None:
+            return
+        layers, deepest = self.audio_layers, self.audio_config.num_hidden_layers
+        known = [layer for layer in layers if isinstance(layer, int) and 0 <= layer <= deepest]
+        if not layers or len(set(known)) < len(layers):
+            raise ValueError(
+                f"`audio_layers` ({layers}) must name some of 0 to {deepest}, each once: this {deepest}-layer "
+                f"{self.audio_config.model_type} has no others."
+            )
 
 
 def _check_audio_encoder_type(model_type):

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_aver import AverConfig
-from .encoder import FusionEncoder, initialize, masked_mean
+from .encoder import ChannelStandardization, FusionEncoder, LayerMix, initialize, masked_mean, pool_frames
 from .losses import cross_temporal_matching_loss
 from .positions import frame_timestamps
 
@@ -155,11 +155,12 @@ class MaskedPositionalConvolutions(nn.Module):
 class WindowedWhisperEncoder(WhisperEncoder):
     """Whisper's encoder on windows of any length up to 30 s, with a prefix of its position table, and with a mask."""
 
-    def forward(self, input_features, attention_mask, **kwargs):
+    def forward(self, input_features, attention_mask, output_hidden_states=False, **kwargs):
         """
         Args:
             input_features (`torch.Tensor` of shape `(batch_size, num_mel_bins, num_spectrogram_frames)`): 100 Hz.
             attention_mask (`torch.BoolTensor` of shape `(batch_size, num_spectrogram_frames)`): `True` for real ones.
+            output_hidden_states (`bool`, *optional*): Of every layer, the last one after the final norm.
 
         Returns:
             [`BaseModelOutput`] at 50 Hz: two spectrogram frames, begun or whole, make one frame.
@@ -180,9 +181,13 @@ class WindowedWhisperEncoder(WhisperEncoder):
         mask = create_bidirectional_mask(
             self.config, inputs_embeds=hidden_states, attention_mask=attention_mask[:, ::2]
         )
+        states = [hidden_states]
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states))
+            states.append(layer(states[-1], mask, **kwargs))
+        last = self.layer_norm(states[-1])
+        return BaseModelOutput(
+            last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
+        )
 
 
 def build_audio_encoder(audio_config):
@@ -199,6 +204,15 @@ def build_audio_encoder(audio_config):
     if audio_config.mask_time_prob == 0 and "masked_spec_embed" in dict(encoder.named_parameters()):
         encoder.masked_spec_embed.requires_grad_(False)  # unispeech-sat has it even where nothing is masked
     return encoder
+
+
+def _fix_unheard(encoder, deepest):
+    """Fixes the parameters behind the deepest layer that is heard: without gradients, DDP would wait for them."""
+    stack = encoder if isinstance(encoder, WhisperEncoder) else encoder.encoder
+    if deepest < len(stack.layers):
+        stack.layers[deepest:].requires_grad_(False)
+        if isinstance(encoder, WhisperEncoder) or getattr(encoder.config, "do_stable_layer_norm", False):
+            stack.layer_norm.requires_grad_(False)  # the others normalize before their first layer
 
 
 def _normalizes_over_time(audio_config):
@@ -315,6 +329,14 @@ class AverModel(AverPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.audio_encoder = build_audio_encoder(config.audio_config)
+        if config.audio_layers is not None:
+            _fix_unheard(self.audio_encoder, max(config.audio_layers))
+        if config.audio_normalization == "standardize":
+            self.audio_standardization = ChannelStandardization(
+                config.num_audio_layers, config.audio_config.hidden_size
+            )
+        if config.num_audio_layers > 1:
+            self.audio_layer_mix = LayerMix(config.num_audio_layers)
         self.audio_projection = nn.Linear(config.audio_config.hidden_size, config.hidden_size)  # eq. 1
         self.video_projection = nn.Linear(config.num_action_units, config.hidden_size)  # eq. 2
         if config.ctm_loss_weight > 0:
@@ -340,6 +362,10 @@ class AverModel(AverPreTrainedModel):
         video_timestamps=None,
         audio_timestamps=None,
         input_features=None,
+        audio_frames=None,
+        audio_frames_mask=None,
+        speaker_audio_mean=None,
+        speaker_audio_std=None,
         output_hidden_states=None,
         output_attentions=None,
     ):
@@ -363,6 +389,13 @@ class AverModel(AverPreTrainedModel):
                 In place of `input_values` where the encoder reads a spectrogram: `(batch_size, num_mel_bins,
                 num_spectrogram_frames)` for whisper, `(batch_size, num_spectrogram_frames, 160)` for w2v-bert, with
                 `attention_mask` of shape `(batch_size, num_spectrogram_frames)`.
+            audio_frames (`torch.Tensor` of shape `(batch_size, num_audio_frames, num_audio_layers, channels)`,
+                *optional*): What [`~AverModel.encode_audio`] made of the sound before, in place of it: a frozen
+                encoder need not run twice.
+            audio_frames_mask (`torch.Tensor` of shape `(batch_size, num_audio_frames)`, *optional*): 1 for real ones.
+            speaker_audio_mean, speaker_audio_std (`torch.Tensor` of shape `(batch_size, num_audio_layers, channels)`,
+                *optional*): Of a speaker's audio frames, for `audio_normalization="standardize"`; zeros where they
+                are unknown.
             output_hidden_states, output_attentions (`bool`, *optional*): Of the fusion encoder.
 
         Returns:
@@ -372,14 +405,23 @@ class AverModel(AverPreTrainedModel):
             `ValueError`: if no stream is given, shapes do not belong together, or (checked on the CPU only, where it
             costs no synchronization) values are not finite, times decrease, or a clip has neither stream.
         """
-        audio_inputs = self._audio_inputs(input_values, input_features)
+        audio_inputs = self._audio_inputs(input_values, input_features, audio_frames)
         _check_batch(self.config, audio_inputs, action_units)
-        audio_input_mask = _audio_input_mask(self.config, audio_inputs, attention_mask)
+        if audio_frames is None:
+            audio_input_mask = _audio_input_mask(self.config, audio_inputs, attention_mask)
+        else:
+            audio_input_mask = _audio_frames_mask(self.config, audio_frames, audio_frames_mask)
         video_mask = _video_mask(self.config, action_units, action_units_mask)
-        if _readable(audio_inputs, action_units, attention_mask, action_units_mask, video_timestamps):
+        if _readable(audio_inputs, action_units, audio_input_mask, action_units_mask, video_timestamps):
             _check_values(self.config, audio_inputs, action_units, audio_input_mask, video_mask, video_timestamps)
 
-        audio_states, audio_mask = self._audio_tokens(audio_inputs, audio_input_mask, like=action_units)
+        if audio_frames is not None:
+            audio_frames = audio_frames.to(self.dtype).masked_fill(~audio_input_mask[..., None, None], 0.0)
+        elif audio_inputs is not None:
+            audio_frames, audio_input_mask = self._encode_audio(audio_inputs, audio_input_mask)
+        audio_states, audio_mask = self._audio_tokens(
+            audio_frames, audio_input_mask, speaker_audio_mean, speaker_audio_std, like=action_units
+        )
         video_states, video_mask = self._video_tokens(action_units, video_mask, like=audio_states)
         audio_timestamps = self._timestamps("audio", audio_timestamps, audio_mask)
         video_timestamps = self._timestamps("video", video_timestamps, video_mask)
@@ -409,7 +451,23 @@ class AverModel(AverPreTrainedModel):
             attentions=fused.attentions,
         )
 
-    def _audio_inputs(self, input_values, input_features):
+    def encode_audio(self, input_values=None, attention_mask=None, input_features=None):
+        """
+        The frames that the rest of the model hears: what the audio encoder makes of the sound, before anything that
+        trains with a frozen encoder. Kept, they can be given to `forward` as `audio_frames`.
+
+        Args:
+            input_values, attention_mask, input_features: See [`~AverModel.forward`].
+
+        Returns:
+            `tuple`: `audio_frames` `(batch_size, num_audio_frames, num_audio_layers, channels)`, pooled by
+            `audio_pooling_stride`, and `audio_frames_mask` `(batch_size, num_audio_frames)`, bool.
+        """
+        inputs = self._audio_inputs(input_values, input_features, None)
+        _check_batch(self.config, inputs, None)
+        return self._encode_audio(inputs, _audio_input_mask(self.config, inputs, attention_mask))
+
+    def _audio_inputs(self, input_values, input_features, audio_frames):
         given = {"input_values": input_values, "input_features": input_features}
         inputs = given.pop(self.config.audio_input_name)
         for name, other in given.items():
@@ -418,20 +476,39 @@ class AverModel(AverPreTrainedModel):
                     f"`{name}` was given, but this model's audio encoder ({self.config.audio_config.model_type}) "
                     f"reads `{self.config.audio_input_name}`. Was the batch made by another model's processor?"
                 )
-        return inputs
+        if inputs is not None and audio_frames is not None:
+            raise ValueError(f"Give `{self.config.audio_input_name}` or `audio_frames`, not both: they are one sound.")
+        return inputs if audio_frames is None else audio_frames
 
-    def _audio_tokens(self, inputs, input_mask, like):
-        """F^a of eq. 1 `(B, T_a, D)` and its mask; no frames where the stream is absent."""
-        if inputs is None:
-            return self._no_frames(like)
+    def _encode_audio(self, inputs, input_mask):
         num_frames = self.config.num_audio_frames(input_mask.sum(dim=1))
         inputs = inputs.to(self.dtype).masked_fill(~_over_channels(self.config, input_mask), 0.0)
         # A clip without audio runs as silence, so that no softmax within the encoder is empty; its frames are masked.
         input_mask = input_mask | (num_frames == 0)[:, None]
         if _normalizes_over_time(self.config.audio_config):
             inputs = torch.stack([inputs, input_mask.to(inputs.dtype)], dim=1)
-        states = self.audio_encoder(inputs, attention_mask=input_mask).last_hidden_state
-        mask = torch.arange(states.shape[1], device=states.device) < num_frames[:, None]
+        layers = self.config.audio_layers
+        outputs = self.audio_encoder(inputs, attention_mask=input_mask, output_hidden_states=layers is not None)
+        if layers is None:
+            frames = outputs.last_hidden_state[:, :, None]
+        else:  # families differ in whether the last of their hidden states has passed the final norm
+            states = (*outputs.hidden_states[:-1], outputs.last_hidden_state)
+            frames = torch.stack([states[layer] for layer in layers], dim=2)
+        mask = torch.arange(frames.shape[1], device=frames.device) < num_frames[:, None]
+        return pool_frames(frames, mask, self.config.audio_pooling_stride)
+
+    def _audio_tokens(self, frames, mask, speaker_mean, speaker_std, like):
+        """F^a of eq. 1 `(B, T_a, D)` and its mask; no frames where the stream is absent."""
+        if frames is None:
+            return self._no_frames(like)
+        if self.config.audio_normalization == "standardize":
+            frames = self.audio_standardization(frames, speaker_mean, speaker_std)
+        elif speaker_mean is not None:
+            raise ValueError(
+                "`speaker_audio_mean` was given, but this model does not standardize audio frames "
+                '(`audio_normalization="none"`): it has to be trained with "standardize".'
+            )
+        states = self.audio_layer_mix(frames) if self.config.num_audio_layers > 1 else frames.squeeze(2)
         return self.audio_projection(states), mask
 
     def _video_tokens(self, action_units, mask, like):
@@ -446,8 +523,11 @@ class AverModel(AverPreTrainedModel):
 
     def _timestamps(self, stream, timestamps, mask):
         if timestamps is None or mask.shape[1] == 0:
-            frame_rate = getattr(self.config, f"{stream}_frame_rate")
-            return frame_timestamps(mask.shape[1], frame_rate, device=mask.device)
+            if stream == "video":
+                return frame_timestamps(mask.shape[1], self.config.video_frame_rate, device=mask.device)
+            stride, frame_rate = self.config.audio_pooling_stride, self.config.audio_frame_rate
+            middle = (stride - 1) / 2 / frame_rate  # of the frames that a token is the mean of
+            return frame_timestamps(mask.shape[1], frame_rate / stride, device=mask.device) + middle
         if tuple(timestamps.shape) not in (tuple(mask.shape), tuple(mask.shape[1:])):
             raise ValueError(
                 f"`{stream}_timestamps` {tuple(timestamps.shape)} must give a time to each of the {tuple(mask.shape)} "
@@ -478,6 +558,10 @@ class AverForEmotionClassification(AverPreTrainedModel):
         video_timestamps=None,
         audio_timestamps=None,
         input_features=None,
+        audio_frames=None,
+        audio_frames_mask=None,
+        speaker_audio_mean=None,
+        speaker_audio_std=None,
         labels=None,
         num_items_in_batch=None,
         output_hidden_states=None,
@@ -498,7 +582,9 @@ class AverForEmotionClassification(AverPreTrainedModel):
         """
         if labels is not None:
             _check_labels(
-                self.config, labels, batch_size=len(_first_given(input_values, input_features, action_units))
+                self.config,
+                labels,
+                batch_size=len(_first_given(input_values, input_features, audio_frames, action_units)),
             )
         outputs = self.aver(
             input_values=input_values,
@@ -508,6 +594,10 @@ class AverForEmotionClassification(AverPreTrainedModel):
             video_timestamps=video_timestamps,
             audio_timestamps=audio_timestamps,
             input_features=input_features,
+            audio_frames=audio_frames,
+            audio_frames_mask=audio_frames_mask,
+            speaker_audio_mean=speaker_audio_mean,
+            speaker_audio_std=speaker_audio_std,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
@@ -598,6 +688,19 @@ def _audio_input_mask(config, inputs, attention_mask):
     return _bool_mask("attention_mask", attention_mask, lengths, inputs.device)
 
 
+def _audio_frames_mask(config, frames, mask):
+    """`(B, T_a)` bool; refuses frames of another encoder, or of other layers of it."""
+    layout = (config.num_audio_layers, config.audio_config.hidden_size)
+    if frames.ndim != 4 or tuple(frames.shape[2:]) != layout:
+        raise ValueError(
+            f"`audio_frames` must have the shape (batch_size, num_audio_frames, {layout[0]}, {layout[1]}) of this "
+            f"model's audio encoder, but has {tuple(frames.shape)}."
+        )
+    if frames.shape[1] == 0:
+        raise ValueError("`audio_frames` has no frames. Leave it out where there is no audio.")
+    return _bool_mask("audio_frames_mask", mask, tuple(frames.shape[:2]), frames.device)
+
+
 def _video_mask(config, action_units, action_units_mask):
     """`(B, T_v)` bool, or `None` where there is no video; refuses action units of another shape."""
     if action_units is None:
@@ -635,15 +738,11 @@ def _readable(*tensors):
 def _check_values(config, audio_inputs, action_units, audio_input_mask, video_mask, video_timestamps):
     present = torch.zeros(len(_first_given(audio_inputs, action_units)), dtype=torch.bool)
     if audio_inputs is not None:
-        _check_finite(config.audio_input_name, audio_inputs, _over_channels(config, audio_input_mask))
-        num_inputs = audio_input_mask.sum(dim=1)
-        short = (num_inputs > 0) & (num_inputs < config.min_audio_inputs)
-        if short.any():
-            raise ValueError(
-                f"Clips {_indices(short)} have {num_inputs[short].tolist()} audio inputs, but one frame of the audio "
-                f"encoder takes {config.min_audio_inputs}."
-            )
-        present |= num_inputs > 0
+        if audio_inputs.ndim == 4:
+            _check_finite("audio_frames", audio_inputs, audio_input_mask[..., None, None])
+        else:
+            _check_audio(config, audio_inputs, audio_input_mask)
+        present |= audio_input_mask.any(dim=1)
     if action_units is not None:
         _check_finite("action_units", action_units, video_mask[..., None])
         present |= video_mask.any(dim=1)
@@ -651,6 +750,17 @@ def _check_values(config, audio_inputs, action_units, audio_input_mask, video_ma
             _check_clock(video_timestamps.expand(video_mask.shape), video_mask)
     if not present.all():
         raise ValueError(f"Clips {_indices(~present)} of the batch have neither audio nor video.")
+
+
+def _check_audio(config, inputs, mask):
+    _check_finite(config.audio_input_name, inputs, _over_channels(config, mask))
+    num_inputs = mask.sum(dim=1)
+    short = (num_inputs > 0) & (num_inputs < config.min_audio_inputs)
+    if short.any():
+        raise ValueError(
+            f"Clips {_indices(short)} have {num_inputs[short].tolist()} audio inputs, but one frame of the audio "
+            f"encoder takes {config.min_audio_inputs}."
+        )
 
 
 def _check_finite(name, values, mask):
