@@ -9,13 +9,11 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from datasets_scripts.cards import HEADS
-from datasets_scripts.splits import load_splits
-
 from ..configuration_aver import AverConfig
 from ..features import FeatureIdentity
 from .figures import plot_confusion, plot_losses
 from .run_folder import FinishedRun, portable_results
+from .scored_data import HUB_ID, ScoredData
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 PICTURES = ("confusion.png", "loss.png")
@@ -23,7 +21,6 @@ TRAINING_LOG = "training_log.csv"
 # Stand in a card until it is pushed: then repository and commit are known.
 REPOSITORY, REVISION = "<this repository>", "<commit>"
 
-CORPORA = {"crema_d": "CREMA-D", "ravdess": "RAVDESS"}
 # By their names in results.json: in the table, and the metric's id on the Hub with its arguments.
 SCORES = {
     "eval_war": ("WAR", "accuracy", None),
@@ -32,7 +29,6 @@ SCORES = {
 }
 TABLE_2 = ([], ["isa", "isa"], ["ica", "ica"], ["isa", "ica"], ["ica", "isa"], ["msa", "msa"])
 TABLE_3 = {"sinusoidal": "Sinusoidal", "learnable": "Learnable", "rope": "RoPE", "tarope": "TaRoPE"}
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PAPER = """@misc{koo-tarope,
   title  = {Multimodal Self-Attention Network with Temporal Alignment for Audio-Visual Emotion Recognition},
   author = {Koo, Inyong and Seong, Yeeun and Son, Minseok and Jang, Jaehyuk and Kim, Changick}
@@ -75,7 +71,7 @@ def render_card(run, pictures=()):
     Returns:
         `str`: YAML metadata, then Markdown.
     """
-    data = _Data(run)
+    data = ScoredData(run.results, run.predictions, run.training)
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
@@ -133,96 +129,6 @@ def _draw(run):
     if run.log is not None:
         plot_losses(run.log, run.folder / "loss.png")
     return tuple(name for name in PICTURES if (run.folder / name).is_file())
-
-
-class _Data:
-    """What was trained and scored on, and what is known of it."""
-
-    def __init__(self, run):
-        self.run = run
-        self.values = portable_results(run.results)["dataset"]
-        source = self.values["dataset_name"]
-        self.head = HEADS.get(source)
-        of_hub = self.head is None and HUB_ID.fullmatch(source) and not Path(source).exists()
-        self.hub_id = source if of_hub else None
-        self.name = CORPORA.get(source, self.hub_id or Path(source).name)
-        self.id = source if self.head else self.name
-        self.config = self.values.get("dataset_config_name") or "all"
-        self.split = self._published_split(source)
-
-    @property
-    def part(self):
-        """Where the scored clips are."""
-        return f"configuration `{self.config}`, part `{self.values.get('eval_split')}`"
-
-    @property
-    def scored(self):
-        return self.run.predictions is not None
-
-    @property
-    def warnings(self):
-        """What makes the numbers mean less than they seem to."""
-        if not self.scored:
-            return []
-        if self.run.trained_on_scored:
-            return [
-                "The clips that were scored are those that the model was trained on. The numbers below say nothing "
-                "about other clips."
-            ]
-        found = [self.split.warning] if self.split is not None and self.split.warning else []
-        if self._chosen_while_training() and self.values["eval_split"] == "validation":
-            found.append("The checkpoint was chosen by the clips that it was scored on.")
-        return found
-
-    def _chosen_while_training(self):
-        training = self.run.training
-        return training.get("load_best_model_at_end") or training.get("early_stopping_patience") is not None
-
-    def facts(self):
-        """Sentences: corpus, parts, who is on both sides."""
-        facts = [f"Corpus: {self.link()}, configuration `{self.config}`."]
-        facts.append(f"Trained on `{self.values['train_split']}`{self._at_most('max_train_samples')}.")
-        if self.scored:
-            speakers = self.run.predictions["speaker_id"].nunique()
-            facts.append(
-                f"Scored on `{self.values['eval_split']}`{self._at_most('max_eval_samples')}: "
-                f"{len(self.run.predictions):,} clips of {speakers:,} speaker{'s' if speakers > 1 else ''}."
-            )
-            facts.append(self._speakers())
-        if self.values.get("validation_fraction"):
-            facts.append(f"Held out of training: {self.values['validation_fraction']:.0%} of it, as `validation`.")
-        if self.split is not None:
-            facts.append(f"Split: {self.split.source}; {self.split.citation}.")
-        return facts
-
-    def link(self):
-        if self.hub_id:
-            return f"[{self.hub_id}](https://huggingface.co/datasets/{self.hub_id})"
-        homepage = self.head and self.head["homepage"]
-        return f"[{self.name}]({homepage})" if homepage else f"`{self.name}`"
-
-    def _speakers(self):
-        if self.run.trained_on_scored:
-            return "**Every scored clip was trained on.**"
-        if self.split is None:
-            return "Whether anybody speaks in training and in scoring alike is not recorded of these clips."
-        if self.split.warning:
-            return f"**{self.split.warning}**"
-        return "Nobody speaks in training and in scoring alike: the published lists were checked."
-
-    def _at_most(self, name):
-        count = self.values.get(name)
-        return "" if count is None else f" (its first {count:,} clips at most)"
-
-    def _published_split(self, source):
-        """The split of that name: of the corpus, or, where a Hub id or folder hides it, of the corpus that has it."""
-        corpora = (source,) if source in CORPORA else CORPORA
-        names = (
-            self.config,
-            f"{self.config}_{self.values.get('fold')}",
-        )  # folds are numbered in the name or beside it
-        found = (splits[name] for splits in map(load_splits, corpora) for name in names if name in splits)
-        return next(found, None)
 
 
 def _metadata(run, data):
