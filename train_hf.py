@@ -23,7 +23,6 @@ from datasets_scripts import load_splits as published_splits
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.card import write_card
 from modeling_aver.training.checkpoints import where_to_start
-from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.folds import (
     arguments_that_matter,
     begin,
@@ -36,7 +35,13 @@ from modeling_aver.training.metrics import compute_metrics
 from modeling_aver.training.push import push_run
 from modeling_aver.training.rehearsal import Rehearsal
 from modeling_aver.training.results import predictions_table, write_results
-from modeling_aver.training.setup import balanced_class_weights, build_model, build_processor, check_features
+from modeling_aver.training.setup import (
+    balanced_class_weights,
+    build_collator,
+    build_model,
+    build_processor,
+    check_features,
+)
 from modeling_aver.training.trainer import AverTrainer
 
 
@@ -84,7 +89,9 @@ def train_and_score(model_args, data_args, training_args):
     for dataset in filter(None, clips):
         check_features(processor.feature_extractor, identities_of(dataset))
     labels = clips.train.features["label"].names
-    trainer = build_trainer(build_model(model_args, labels, processor), processor, training_args, clips)
+    model = build_model(model_args, labels, processor)
+    collator = build_collator(model, processor, clips, data_args, training_args)
+    trainer = build_trainer(model, collator, training_args, clips)
     metrics = trainer.train(resume_from_checkpoint=start).metrics
     trainer.save_model(_internal_call=True)  # not pushed yet: a card needs scores
     trainer.save_state()
@@ -109,15 +116,15 @@ def train_and_score(model_args, data_args, training_args):
             )
 
 
-def build_trainer(model, processor, training_args, clips):
+def build_trainer(model, collator, training_args, clips):
     trainer = AverTrainer(
         model,
         training_args,
-        AverDataCollator(processor),
+        collator,
         clips.train,
         clips.validation,
         compute_metrics=compute_metrics,
-        processor=processor,
+        processor=collator.processor,
         class_weights=balanced_class_weights(clips.train) if training_args.class_weights == "balanced" else None,
     )
     trainer.add_callback(Rehearsal(trainer))

@@ -112,6 +112,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         action_units=None,
         action_units_success=None,
         video_timestamps=None,
+        audio_frames=None,
         *,
         sampling_rate=None,
         video_frame_rate=None,
@@ -128,39 +129,44 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
                 1 where a face was found. Frames with 0 stay in their place and are masked.
             video_timestamps (array of shape `(num_video_frames,)`, or a list of such and `None`, *optional*):
                 Seconds on the audio's clock; may start anywhere and need not be even.
+            audio_frames (array of shape `(num_audio_frames, num_audio_layers, channels)`, or a list of such and
+                `None`, *optional*): In place of `audio`: what [`~AverModel.encode_audio`] made of it before.
             sampling_rate (`int`, *optional*): Of `audio`, in Hz. Give it: a wrong one is refused.
             video_frame_rate (`float`, *optional*):
                 Hz, for video without timestamps. Defaults to the extractor's own.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
 
         Returns:
-            `BatchFeature`: `input_values` (or `input_features`), `attention_mask`, `action_units`, `action_units_mask`
-            and `video_timestamps` (s); a stream that nobody in the batch has is left out. Padding is on the right.
+            `BatchFeature`: `input_values` (or `input_features`) and `attention_mask`, or `audio_frames` and
+            `audio_frames_mask`; `action_units`, `action_units_mask` and `video_timestamps` (s). A stream that nobody
+            in the batch has is left out. Padding is on the right.
 
         Raises:
             `ValueError`: if a stream is empty, not finite or of another shape, runs at another sampling rate, goes
             back in time, or lasts grossly longer than the other. The message names the clip.
         """
         audio, video = _batch_of(audio, ndim=1), _batch_of(action_units, ndim=2)
-        num_clips = _common_length(
-            audio=audio,
-            action_units=video,
-            success=_batch_of(action_units_success, 1),
-            times=_batch_of(video_timestamps, 1),
-        )
-        success = _batch_of(action_units_success, ndim=1) or [None] * num_clips
-        timestamps = _batch_of(video_timestamps, ndim=1) or [None] * num_clips
-        audio, video = audio or [None] * num_clips, video or [None] * num_clips
+        success, times = _batch_of(action_units_success, ndim=1), _batch_of(video_timestamps, ndim=1)
+        kept = _batch_of(audio_frames, ndim=3)
+        num_clips = _common_length(audio=audio, audio_frames=kept, action_units=video, success=success, times=times)
+        if audio and kept:
+            raise ValueError("Give `audio` or `audio_frames`, not both: they are one sound.")
+        absent = [None] * num_clips
 
-        waveforms = [self._waveform(clip, index, sampling_rate) for index, clip in enumerate(audio)]
+        waveforms = [self._waveform(clip, index, sampling_rate) for index, clip in enumerate(audio or absent)]
+        kept = [_checked_frames(clip, index) for index, clip in enumerate(kept or absent)]
         frame_rate = self.video_frame_rate if video_frame_rate is None else video_frame_rate
         tracks = [
-            self._track(units, found, times, index, frame_rate)
-            for index, (units, found, times) in enumerate(zip(video, success, timestamps, strict=True))
+            self._track(*track, index, frame_rate)
+            for index, track in enumerate(zip(video or absent, success or absent, times or absent, strict=True))
         ]
-        for index, (waveform, track) in enumerate(zip(waveforms, tracks, strict=True)):
-            self._check_together(index, waveform, track, frame_rate)
-        return BatchFeature({**self._pad_audio(waveforms), **_pad_video(tracks)}, tensor_type=return_tensors)
+        for index, (waveform, frames, track) in enumerate(zip(waveforms, kept, tracks, strict=True)):
+            if waveform is None and frames is None and track is None:
+                raise ValueError(f"Clip {index} has neither `audio` nor `action_units`.")
+            if waveform is not None and track is not None:
+                self._check_together(index, waveform, track, frame_rate)
+        batch = {**self._pad_audio(waveforms), **_pad_frames(kept), **_pad_video(tracks)}
+        return BatchFeature(batch, tensor_type=return_tensors)
 
     def fit_action_units(self, action_units, action_units_success=None):
         """
@@ -260,10 +266,6 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         return np.where(found[:, None], units, 0.0).astype(np.float32), found, seconds.astype(np.float32)
 
     def _check_together(self, index, waveform, track, frame_rate):
-        if waveform is None and track is None:
-            raise ValueError(f"Clip {index} has neither `audio` nor `action_units`.")
-        if waveform is None or track is None:
-            return
         audio_seconds = len(waveform) / self.sampling_rate
         _, _, seconds = track
         step = np.median(np.diff(seconds)) if len(seconds) > 1 else 1 / frame_rate
@@ -374,7 +376,7 @@ def _depth(value):
 
 def _common_length(**streams):
     sizes = {name: len(clips) for name, clips in streams.items() if clips is not None}
-    if not set(sizes) & {"audio", "action_units"}:
+    if not set(sizes) & {"audio", "audio_frames", "action_units"}:
         raise ValueError("Neither `audio` nor `action_units` was given: a clip needs one of them.")
     if len(set(sizes.values())) > 1:
         raise ValueError(f"Streams differ in their number of clips: {sizes}.")
@@ -408,6 +410,26 @@ def _pad(clips):
     for row, row_mask, clip in zip(padded, mask, clips, strict=True):
         row[: len(clip)], row_mask[: len(clip)] = clip, 1
     return padded, mask
+
+
+def _checked_frames(clip, index):
+    if clip is None:
+        return None
+    frames = _to_numpy(clip, f"`audio_frames` of clip {index}")
+    if frames.ndim != 3 or len(frames) == 0:
+        raise ValueError(
+            f"`audio_frames` of clip {index} must have the shape (num_audio_frames, num_audio_layers, channels), but "
+            f"has {frames.shape}."
+        )
+    return frames
+
+
+def _pad_frames(clips):
+    present = [clip for clip in clips if clip is not None]
+    if not present:
+        return {}
+    frames, mask = _pad([present[0][:0] if clip is None else clip for clip in clips])
+    return {"audio_frames": frames, "audio_frames_mask": mask}
 
 
 def _pad_video(tracks):

@@ -27,6 +27,14 @@ class ModelArguments:
     audio_config: dict | str | None = field(
         default=None, metadata={"help": "A new audio encoder instead: its configuration (JSON), randomly initialized."}
     )
+    audio_layers: list[int] | None = field(
+        default=None,
+        metadata={"help": "Hidden states of the audio encoder to mix, such as 0 1 2 3 4; default: its last."},
+    )
+    audio_pooling_stride: int | None = field(default=None, metadata={"help": "Audio frames averaged to one token."})
+    audio_normalization: str | None = field(
+        default=None, metadata={"help": "none (the paper), or standardize: by statistics of the training clips."}
+    )
     fusion_layers: list[str] | None = field(default=None, metadata={"help": "msa, isa, ica: a row of Table 2."})
     position_embedding_type: str | None = field(default=None, metadata={"help": "A row of Table 3."})
     ctm_loss_weight: float | None = field(default=None, metadata={"help": "λ of eq. 12; 0 is Table 3 without CTM."})
@@ -88,6 +96,13 @@ class DataArguments:
         metadata={
             "help": "Features of the face, a table a clip, such as `aver extract` writes; in data_dir or anywhere."
         },
+    )
+    feature_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder where a frozen audio encoder's frames are kept: computed once, read ever after."},
+    )
+    feature_cache_dtype: str = field(
+        default="float32", metadata={"help": "float32: the same numbers; float16 or bfloat16: half the space."}
     )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of the training speakers that becomes the split `validation`."}

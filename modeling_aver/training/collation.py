@@ -11,6 +11,7 @@ class AverDataCollator:
 
     Args:
         processor ([`AverProcessor`]): Prepares both streams.
+        cache ([`FeatureCache`], *optional*): Gives the frames of a frozen audio encoder, in place of the sound.
 
     Example:
 
@@ -25,14 +26,18 @@ class AverDataCollator:
     rows have a `label`.
     """
 
-    def __init__(self, processor):
-        self.processor = processor
+    def __init__(self, processor, cache=None):
+        self.processor, self.cache = processor, cache
 
     def __call__(self, rows):
         sampling_rate = self.processor.feature_extractor.sampling_rate
         tracks = [row["action_units"] or None for row in rows]
+        if self.cache is None:
+            sound = {"audio": [_waveform(row, sampling_rate) for row in rows]}
+        else:
+            sound = {"audio_frames": [self.cache.frames(row) for row in rows]}
         batch = self.processor(
-            audio=[_waveform(row, sampling_rate) for row in rows],
+            **sound,
             action_units=tracks,
             action_units_success=[
                 track and row["action_units_success"] for track, row in zip(tracks, rows, strict=True)

@@ -18,7 +18,7 @@ SCORES = ("war", "uar", "macro_f1")
 ARGUMENTS = "arguments.json"  # of a run that is one of several, as it began
 # What may change between the beginning of a run and its going on, for it decides no number.
 _NO_MATTER = re.compile(
-    r"output_dir|data_dir|seeds|resume.*|logging_.*|log_.*|report_to|run_name|disable_tqdm|"
+    r"output_dir|data_dir|feature_cache_dir|seeds|resume.*|logging_.*|log_.*|report_to|run_name|disable_tqdm|"
     r"save_.*|dataloader_.*|preprocessing_num_proc|push_to_hub|hub_.*|project|trackio_.*|local_rank|ddp_timeout|"
     r"per_device_eval_batch_size|skip_memory_metrics|include_num_input_tokens_seen"
 )

@@ -15,7 +15,8 @@ def drop_streams(batch, audio_rate, video_rate):
     Returns:
         `dict[str, torch.Tensor]`: the batch itself where nothing is dropped, else with other masks.
     """
-    audio, video = batch.get("attention_mask"), batch.get("action_units_mask")
+    audio_mask = "audio_frames_mask" if "audio_frames_mask" in batch else "attention_mask"
+    audio, video = batch.get(audio_mask), batch.get("action_units_mask")
     if audio_rate + video_rate == 0 or audio is None or video is None:
         return batch
     both = audio.bool().any(dim=1) & video.bool().any(dim=1)
@@ -23,6 +24,6 @@ def drop_streams(batch, audio_rate, video_rate):
     no_audio, no_video = both & (draw < audio_rate), both & (draw >= 1 - video_rate)
     return {
         **batch,
-        "attention_mask": audio.masked_fill(no_audio[:, None], 0),
+        audio_mask: audio.masked_fill(no_audio[:, None], 0),
         "action_units_mask": video.masked_fill(no_video[:, None], 0),
     }

@@ -20,7 +20,11 @@ from .. import __version__
 from .metrics import confusion, recall_of_counts
 from .statistics import score_intervals
 
-FOLDERS = ("data_dir", "action_units_folder")  # of one machine; who made the features is in the configuration
+FOLDERS = (
+    "data_dir",
+    "action_units_folder",
+    "feature_cache_dir",
+)  # of one machine; who made the features is in the configuration
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 PREDICTION_COLUMNS = ("utterance_id", "speaker_id", "label", "prediction")
 

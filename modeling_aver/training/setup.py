@@ -7,6 +7,9 @@ from ..configuration_aver import AverConfig
 from ..features import check_same_features
 from ..modeling_aver import AverForEmotionClassification
 from ..processing_aver import AverFeatureExtractor, AverProcessor
+from .collation import AverDataCollator
+from .encoding import fill_cache, fit_audio_standardization
+from .feature_cache import FeatureCache
 
 
 def build_processor(model_args, train_dataset, feature_identity=None):
@@ -54,6 +57,45 @@ def build_model(model_args, labels, processor):
     if model_args.freeze_audio_encoder:
         model.freeze_audio_encoder()
     return model
+
+
+def build_collator(model, processor, clips, data_args, training_args):
+    """
+    The collator of training; before it, what it and the model need of the clips: the feature cache is filled, and the
+    statistics that audio frames are standardized by are taken of the training clips.
+
+    Args:
+        model ([`AverForEmotionClassification`]), processor ([`AverProcessor`])
+        clips (`list[datasets.Dataset]`): Those to train on, then those to score; `None` among them is passed over.
+        data_args ([`DataArguments`]), training_args ([`AverTrainingArguments`])
+
+    Raises:
+        `ValueError`: if frames are to be kept of an audio encoder that trains.
+    """
+    trunk, cache, batch_size = model.base_model, None, training_args.per_device_eval_batch_size
+    if data_args.feature_cache_dir is not None:
+        if any(parameter.requires_grad for parameter in trunk.audio_encoder.parameters()):
+            raise ValueError(
+                "`feature_cache_dir` keeps what the audio encoder makes, but this one trains and would make something "
+                "else after a step. Freeze it: --freeze_audio_encoder true."
+            )
+        trunk.to(training_args.device)
+        cache = FeatureCache(
+            data_args.feature_cache_dir, trunk, processor.feature_extractor, data_args.feature_cache_dtype
+        )
+        fill_cache(
+            cache, trunk, processor, list(filter(None, clips)), batch_size, training_args.dataloader_num_workers
+        )
+    collator = AverDataCollator(processor, cache)
+    if trunk.config.audio_normalization == "standardize" and not _has_statistics(trunk):
+        trunk.to(training_args.device)
+        fit_audio_standardization(trunk, collator, clips[0], batch_size)
+    return collator
+
+
+def _has_statistics(trunk):
+    """Whether they came with a checkpoint."""
+    return bool(trunk.audio_standardization.mean.any())
 
 
 def balanced_class_weights(train_dataset):

@@ -1,0 +1,144 @@
+"""Frames of a frozen encoder, computed once: the same numbers, each clip once, and nothing stale or broken is read."""
+
+import os
+
+import pytest
+import torch
+from conftest import aver_config, aver_model
+
+from datasets_scripts import load_crema_d
+from modeling_aver import AverProcessor
+from modeling_aver.training.collation import AverDataCollator
+from modeling_aver.training.encoding import RunningStatistics, fill_cache, fit_audio_standardization
+from modeling_aver.training.feature_cache import FeatureCache, clip_key
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return load_crema_d(cache_dir=str(tmp_path_factory.mktemp("cache")), split="train").select(range(3))
+
+
+@pytest.fixture
+def model():
+    return aver_model(aver_config("whisper", num_action_units=35, audio_layers=[0, 2])).aver
+
+
+@pytest.fixture
+def processor(model):
+    return AverProcessor.from_config(model.config)
+
+
+def filled(folder, model, processor, clips, **values):
+    cache = FeatureCache(folder, model, processor.feature_extractor, **values)
+    fill_cache(cache, model, processor, [clips], batch_size=2)
+    return cache
+
+
+def test_a_batch_of_kept_frames_gives_the_same_answers(tmp_path, model, processor, clips):
+    cache = filled(tmp_path, model, processor, clips)
+    rows = [clips[2], clips[0], {**clips[1], "audio": None}]
+    with torch.inference_mode():
+        sound, kept = model(**_inputs(processor, None, rows)), model(**_inputs(processor, cache, rows))
+    torch.testing.assert_close(kept.pooler_output, sound.pooler_output, atol=1e-5, rtol=0)
+
+
+def _inputs(processor, cache, rows):
+    batch = AverDataCollator(processor, cache)(rows)
+    assert ("audio_frames" in batch) == (cache is not None)
+    batch.pop("labels")
+    return batch
+
+
+def test_each_sound_is_encoded_once_whatever_dataset_it_is_in(tmp_path, model, processor, clips, monkeypatch):
+    encoded = []
+    whole = type(model).encode_audio
+    monkeypatch.setattr(
+        type(model),
+        "encode_audio",
+        lambda self, **inputs: encoded.append(len(inputs["attention_mask"])) or whole(self, **inputs),
+    )
+    filled(tmp_path, model, processor, clips.select([0, 1]))
+    filled(tmp_path, model, processor, clips.select([2, 1, 0, 1]))
+    assert sum(encoded) == 3
+
+
+def test_other_weights_layers_or_types_never_meet_these_entries(tmp_path, model, processor, clips):
+    first = filled(tmp_path, model, processor, clips)
+    others = [FeatureCache(tmp_path, model, processor.feature_extractor, dtype="float16")]
+    model.config.audio_layers = [1, 2]
+    others.append(FeatureCache(tmp_path, model, processor.feature_extractor))
+    model.config.audio_layers = [0, 2]
+    assert len(FeatureCache(tmp_path, model, processor.feature_extractor)) == len(first) == 3
+    with torch.no_grad():
+        next(model.audio_encoder.parameters()).flatten()[0] += 1e-3
+    others.append(FeatureCache(tmp_path, model, processor.feature_extractor))
+    assert [len(other) for other in others] == [0, 0, 0]
+
+
+def test_half_the_space_is_half_the_digits(tmp_path, model, processor, clips):
+    whole, half = (filled(tmp_path, model, processor, clips, dtype=dtype) for dtype in ("float32", "float16"))
+    sizes = [sum(file.stat().st_size for file in cache.folder.glob("*.safetensors")) for cache in (whole, half)]
+    assert sizes[1] / sizes[0] == pytest.approx(0.5, abs=0.02)
+    assert half.frames(clips[0]).dtype == torch.float32
+    torch.testing.assert_close(half.frames(clips[0]), whole.frames(clips[0]), atol=0, rtol=2**-10)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\xff" * 99])
+def test_a_damaged_file_is_encoded_again(tmp_path, model, processor, clips, damage, caplog):
+    cache = filled(tmp_path, model, processor, clips)
+    (path,) = cache.folder.glob("*.safetensors")
+    before = cache.frames(clips[0]).clone()
+    damaged = damage(path.read_bytes())
+    path.unlink()  # not written over: the file is mapped into this process's memory
+    path.write_bytes(damaged)
+    again = FeatureCache(tmp_path, model, processor.feature_extractor)
+    assert len(again) == 0 and "is damaged" in caplog.text
+    fill_cache(again, model, processor, [clips], batch_size=2)
+    torch.testing.assert_close(again.frames(clips[0]), before)
+
+
+def test_what_was_broken_off_leaves_no_entry_and_no_part(tmp_path, model, processor, clips, monkeypatch):
+    cache = FeatureCache(tmp_path, model, processor.feature_extractor)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="feature cache .* cannot be written: .*No space left"):
+        cache.write({clip_key(clips[0]): torch.zeros(4, 2, 24)})
+    assert [path.name for path in cache.folder.iterdir()] == ["encoder.json"]
+
+
+def test_a_clip_that_is_not_there_is_named(tmp_path, model, processor, clips):
+    cache = filled(tmp_path, model, processor, clips.select([0]))
+    with pytest.raises(ValueError, match="1001_DFA_DIS_XX is not in the feature cache"):
+        cache.frames(clips[1])
+
+
+def test_an_unknown_type_is_refused(tmp_path, model, processor):
+    with pytest.raises(ValueError, match="float32, float16, bfloat16"):
+        FeatureCache(tmp_path, model, processor.feature_extractor, dtype="int8")
+
+
+def test_statistics_are_those_of_all_real_frames_of_the_training_clips(tmp_path, processor, clips):
+    model = aver_model(
+        aver_config("whisper", num_action_units=35, audio_layers=[0, 2], audio_normalization="standardize")
+    ).aver
+    cache = filled(tmp_path, model, processor, clips)
+    frames = torch.cat([cache.frames(row) for row in clips])
+    for collator in (AverDataCollator(processor, cache), AverDataCollator(processor)):
+        fit_audio_standardization(model, collator, clips, batch_size=2)
+        torch.testing.assert_close(model.audio_standardization.mean, frames.mean(dim=0), atol=1e-5, rtol=1e-5)
+        std = frames.double().std(dim=0, correction=0).float()
+        torch.testing.assert_close(model.audio_standardization.std, std, atol=1e-4, rtol=1e-4)
+
+
+def test_running_statistics_do_not_depend_on_how_values_are_cut():
+    values = 1e4 + torch.randn(101, 3, dtype=torch.float64)
+    statistics = RunningStatistics((3,))
+    for part in values.split([1, 0, 50, 49, 1]):
+        statistics.add(part)
+    mean, deviation = statistics.mean_and_deviation()
+    torch.testing.assert_close(mean, values.mean(dim=0).float())
+    torch.testing.assert_close(deviation, values.std(dim=0, correction=0).float())
+
+
+def test_no_values_have_no_statistics():
+    with pytest.raises(ValueError, match="nothing to take statistics of"):
+        RunningStatistics((3,)).mean_and_deviation()
