@@ -12,8 +12,9 @@ from .extractor import (
     FaceTrack,
     FeatureIdentity,
     check_same_features,
+    face_frames,
 )
-from .media import MediaError, read_audio, read_frames, read_timestamps
+from .media import MediaError, MissingStreamError, read_audio, read_frames, read_sound, read_timestamps
 from .openface import ACTION_UNITS, read_openface
 from .table import read_features, write_features
 
@@ -26,14 +27,17 @@ __all__ = [
     "FaceTrack",
     "FeatureIdentity",
     "MediaError",
+    "MissingStreamError",
     "check_same_features",
     "extract_clips",
+    "face_frames",
     "find_clips",
     "find_extractor",
     "read_audio",
     "read_features",
     "read_frames",
     "read_openface",
+    "read_sound",
     "read_timestamps",
     "write_features",
 ]

@@ -6,7 +6,7 @@ those of one extractor under two settings, so the identity travels with the numb
 
 import logging
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -108,6 +108,31 @@ class Extractor(Protocol):
             `MediaError`: if the file cannot be used. `ExtractionError`: if the extractor failed on it.
             `ExtractorUnavailableError`: if it would fail on every file.
         """
+
+
+@runtime_checkable
+class StreamingExtractor(Extractor, Protocol):
+    """An extractor that looks at one picture after another, so that a recording may have any length."""
+
+    def frames(self, video):
+        """(seconds, features `(D,)`, success) of one frame after another; raises as [`Extractor.extract`]."""
+
+
+def face_frames(extractor, video):
+    """
+    Features of a video frame by frame: in constant memory where the extractor can, else after it has seen the whole.
+
+    Args:
+        extractor ([`Extractor`])
+        video (`str` or `Path`)
+
+    Yields:
+        `tuple[float, np.ndarray, bool]`: seconds, features of shape `(num_features,)`, whether the face was found.
+    """
+    if isinstance(extractor, StreamingExtractor):
+        yield from extractor.frames(video)
+    else:
+        yield from zip(*extractor.extract(video), strict=True)
 
 
 def checked_track(name, timestamps, features, success, identity):

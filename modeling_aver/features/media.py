@@ -6,6 +6,7 @@ before sound that starts later, and the timestamps of frames count from the same
 
 import io
 import os
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -24,6 +25,10 @@ LOCAL_ONLY = {"protocol_whitelist": "file,crypto,data"}
 
 class MediaError(ValueError):
     """A file that cannot be used, with its name and the reason."""
+
+
+class MissingStreamError(MediaError):
+    """A file that is sound, but holds no sound or no picture."""
 
 
 def read_audio(source, sampling_rate=16_000, name=None):
@@ -45,21 +50,26 @@ def read_audio(source, sampling_rate=16_000, name=None):
     name = name or ("audio" if isinstance(source, bytes) else Path(source).name)
     content = source if isinstance(source, bytes) else read_bytes(source)
     check_is_media(content, name)
-    try:
-        with av.open(io.BytesIO(content), container_options=LOCAL_ONLY) as container:
-            if not container.streams.audio:
-                raise MediaError(f"{name} has no sound: it holds {_described(container)}.")
-            _check_decoder(container.streams.audio[0], name)
-            chunks, start = _decode_audio(container, sampling_rate, name)
-    except av.FFmpegError as error:
-        raise MediaError(f"{name} cannot be decoded ({error}). Is it damaged or cut short?") from error
-    if not chunks:
-        raise MediaError(f"{name} has an audio stream but no sample of sound in it.")
-    if abs(start) > MAX_GAP:
-        raise MediaError(f"{name}: sound starts {start:.0f} s after the container. Its timestamps are damaged.")
-    offset = round(start * sampling_rate)
-    waveform = np.concatenate(chunks, axis=1).mean(axis=0)  # (channels, num_samples) -> (num_samples,)
-    return np.concatenate([np.zeros(max(offset, 0), np.float32), waveform[max(-offset, 0) :]])
+    return np.concatenate(list(_sound(io.BytesIO(content), sampling_rate, name)))
+
+
+def read_sound(path, sampling_rate=16_000):
+    """
+    What [`read_audio`] gives of a file, piece by piece and in constant memory.
+
+    Args:
+        path (`str` or `Path`): An audio or video file.
+        sampling_rate (`int`, *optional*, defaults to 16000): Wanted, in Hz.
+
+    Yields:
+        `np.ndarray` of shape `(num_samples,)`: joined, they are the array of [`read_audio`].
+
+    Raises:
+        `MediaError`: as [`read_audio`], once the reading has come so far.
+    """
+    name = Path(path).name
+    check_is_media(_head(path), name)
+    yield from _sound(str(Path(path).resolve()), sampling_rate, name)
 
 
 def read_frames(path):
@@ -110,21 +120,51 @@ def check_is_media(content, name):
         )
 
 
+def _sound(source, sampling_rate, name):
+    """Pieces (num_samples,) of float32; the first sample is the container's first moment."""
+    try:
+        with av.open(source, container_options=LOCAL_ONLY) as container:
+            if not container.streams.audio:
+                raise MissingStreamError(f"{name} has no sound: it holds {_described(container)}.")
+            _check_decoder(container.streams.audio[0], name)
+            yield from _on_the_clock(_decode_audio(container, sampling_rate, name), sampling_rate, name)
+    except av.FFmpegError as error:
+        raise MediaError(f"{name} cannot be decoded ({error}). Is it damaged or cut short?") from error
+
+
+def _on_the_clock(pieces, sampling_rate, name):
+    """Pieces with silence before sound that starts late, and without what comes before the container's start."""
+    early = None
+    for start, piece in pieces:
+        if early is None:
+            if abs(start) > MAX_GAP:
+                raise MediaError(
+                    f"{name}: sound starts {start:.0f} s after the container. Its timestamps are damaged."
+                )
+            offset = round(start * sampling_rate)
+            early = max(-offset, 0)
+            yield np.zeros(max(offset, 0), np.float32)
+        yield piece[early:]
+        early = max(early - len(piece), 0)
+    if early is None:
+        raise MissingStreamError(f"{name} has an audio stream but no sample of sound in it.")
+
+
 def _decode_audio(container, sampling_rate, name):
-    """Chunks (channels, samples) of float32, and the first one's time in seconds after the container's start."""
+    """(seconds from the container's start to the first sample, mean of the channels) of one piece after another."""
     # Channels are kept: ffmpeg's own way to mono adds them up, and leaves [-1, 1].
     resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
-    chunks, start = [], 0.0
-    for frame in container.decode(container.streams.audio[0]):
-        if not chunks and frame.time is not None:
-            start = frame.time - _first_moment(container)
-        frame.pts = None  # timestamps of old .flv files jitter; samples are what counts
+    start = None
+    for frame in chain(container.decode(container.streams.audio[0]), [None]):  # None: what the resampler holds back
+        if start is None:
+            start = 0.0 if frame is None or frame.time is None else frame.time - _first_moment(container)
+        if frame is not None:
+            frame.pts = None  # timestamps of old .flv files jitter; samples are what counts
         try:
-            chunks.extend(part.to_ndarray() for part in resampler.resample(frame))
+            pieces = [part.to_ndarray() for part in resampler.resample(frame)]
         except ValueError as error:
             raise MediaError(f"{name} is damaged: its sound changes rate or channels midway ({error}).") from error
-    chunks.extend(part.to_ndarray() for part in resampler.resample(None))
-    return [chunk for chunk in chunks if chunk.size], start
+        yield from ((start, piece.mean(axis=0)) for piece in pieces if piece.size)  # (channels, num_samples)
 
 
 def _timed_frames(path):
@@ -151,7 +191,7 @@ def _checked_frames(container, name):
             yield seconds, frame
             count, last = count + 1, seconds
     if not count:
-        raise MediaError(f"{name} has a video stream but no picture in it.")
+        raise MissingStreamError(f"{name} has a video stream but no picture in it.")
     _check_whole(container, end, name)
 
 
@@ -172,7 +212,7 @@ def _picture(container, name):
             _check_decoder(stream, name)
             _check_size(stream.codec_context, name)
             return stream
-    raise MediaError(f"{name} has no picture: it holds {_described(container)}.")
+    raise MissingStreamError(f"{name} has no picture: it holds {_described(container)}.")
 
 
 def _check_decoder(stream, name):

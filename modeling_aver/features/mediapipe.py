@@ -58,7 +58,12 @@ class MediaPipeExtractor:
         return FeatureIdentity("mediapipe", self.version, settings, BLENDSHAPES)
 
     def extract(self, video):
-        """Blendshapes of each frame of a video: see [`Extractor.extract`]. A new landmarker a clip: none remembers."""
+        """Blendshapes of each frame of a video: see [`Extractor.extract`]."""
+        timestamps, features, success = zip(*self.frames(video), strict=True)
+        return FaceTrack(np.array(timestamps), np.stack(features), np.array(success), self.identity)
+
+    def frames(self, video):
+        """As [`StreamingExtractor.frames`]. A new landmarker a clip: none remembers."""
         package, vision, base = _imported()
         options = vision.FaceLandmarkerOptions(
             base_options=base(model_asset_path=self.model),
@@ -66,17 +71,15 @@ class MediaPipeExtractor:
             output_face_blendshapes=True,
             num_faces=1,
         )
-        timestamps, features, success, clock = [], [], [], -1
+        first, clock = None, -1
         with _landmarker(vision, options) as landmarker:
             for seconds, pixels in read_frames(video):
-                timestamps.append(seconds)
+                first = seconds if first is None else first
                 # It wants whole milliseconds that always grow, which two frames of one millisecond would not.
-                clock = max(clock + 1, round((seconds - timestamps[0]) * 1000))
+                clock = max(clock + 1, round((seconds - first) * 1000))
                 image = package.Image(image_format=package.ImageFormat.SRGB, data=pixels)
                 faces = landmarker.detect_for_video(image, clock).face_blendshapes
-                success.append(bool(faces))
-                features.append(_scores(faces[0]) if faces else np.zeros(len(BLENDSHAPES), np.float32))
-        return FaceTrack(np.array(timestamps), np.stack(features), np.array(success), self.identity)
+                yield seconds, _scores(faces[0]) if faces else np.zeros(len(BLENDSHAPES), np.float32), bool(faces)
 
 
 def find_mediapipe(model=None):
