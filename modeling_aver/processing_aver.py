@@ -164,7 +164,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             if waveform is None and frames is None and track is None:
                 raise ValueError(f"Clip {index} has neither `audio` nor `action_units`.")
             if waveform is not None and track is not None:
-                self._check_together(index, waveform, track, frame_rate)
+                self._check_together(index, waveform, track)
         batch = {**self._pad_audio(waveforms), **_pad_frames(kept), **_pad_video(tracks)}
         return BatchFeature(batch, tensor_type=return_tensors)
 
@@ -265,10 +265,12 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             units = (units - np.asarray(self.action_unit_mean)) / np.asarray(self.action_unit_std)
         return np.where(found[:, None], units, 0.0).astype(np.float32), found, seconds.astype(np.float32)
 
-    def _check_together(self, index, waveform, track, frame_rate):
+    def _check_together(self, index, waveform, track):
         audio_seconds = len(waveform) / self.sampling_rate
         _, _, seconds = track
-        step = np.median(np.diff(seconds)) if len(seconds) > 1 else 1 / frame_rate
+        if len(seconds) == 1:  # a summary of the clip has no rate, but a moment
+            return _check_moment(index, float(seconds[0]), audio_seconds)
+        step = np.median(np.diff(seconds))
         start, end = float(seconds[0]), float(seconds[-1] + step)
         allowed = max(MIN_DURATION_GAP, self.duration_tolerance * max(audio_seconds, end - start))
         if abs(end - audio_seconds) > allowed or abs(end - start - audio_seconds) > allowed:
@@ -410,6 +412,14 @@ def _pad(clips):
     for row, row_mask, clip in zip(padded, mask, clips, strict=True):
         row[: len(clip)], row_mask[: len(clip)] = clip, 1
     return padded, mask
+
+
+def _check_moment(index, moment, audio_seconds):
+    if not -MIN_DURATION_GAP <= moment <= audio_seconds + MIN_DURATION_GAP:
+        raise ValueError(
+            f"Clip {index}: the one row of `action_units` is at {moment:.2f} s, but `audio` lasts {audio_seconds:.2f} "
+            "s. Put a summary of the clip at its middle."
+        )
 
 
 def _checked_frames(clip, index):

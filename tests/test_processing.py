@@ -212,3 +212,36 @@ def test_a_bad_configuration_is_named_with_its_value(case):
     values, message = BAD_VALUES[case]
     with pytest.raises(ValueError, match=message):
         extractor(**values)
+
+
+def test_one_row_that_sums_up_a_clip_may_stand_anywhere_within_it():
+    extractor = AverFeatureExtractor(num_action_units=7)
+    clip = {"audio": np.zeros(16_000 * 4, np.float32), "action_units": np.ones((1, 7)), "sampling_rate": 16_000}
+    batch = extractor(**clip, video_timestamps=[[2.0]])
+    assert batch["video_timestamps"].tolist() == [[2.0]]
+    with pytest.raises(ValueError, match="one row of `action_units` is at 9.00 s, but `audio` lasts 4.00 s"):
+        extractor(**clip, video_timestamps=[[9.0]])
+
+
+def test_frames_kept_from_before_stand_in_place_of_the_sound():
+    extractor = AverFeatureExtractor(num_action_units=7)
+    frames = [np.random.default_rng(0).normal(size=(length, 2, 5)) for length in (3, 4)]
+    batch = extractor(audio_frames=[frames[0], None, frames[1]], action_units=[None, np.ones((2, 7)), None])
+    assert batch["audio_frames"].shape == (3, 4, 2, 5)
+    assert batch["audio_frames_mask"].tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    np.testing.assert_allclose(batch["audio_frames"][2], frames[1], rtol=1e-6)
+    assert "attention_mask" not in batch
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"audio_frames": np.zeros((3, 5))}, "must have the shape"),
+        ({"audio_frames": [np.zeros((0, 2, 5))]}, "must have the shape"),
+        ({"audio_frames": [np.zeros((3, 2, 5))], "audio": [np.zeros(99)], "sampling_rate": 16_000}, "not both"),
+        ({"audio_frames": [None]}, "neither `audio` nor"),
+    ],
+)
+def test_kept_frames_of_another_shape_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        AverFeatureExtractor(num_action_units=7)(**values)
