@@ -4,10 +4,16 @@
 then padded, so what a clip becomes never depends on its neighbours in a batch.
 """
 
+import json
+import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from transformers import (
     AutoFeatureExtractor,
     BatchFeature,
@@ -27,6 +33,81 @@ AUDIO_FEATURE_EXTRACTORS = {
     for extractor in (Wav2Vec2FeatureExtractor, WhisperFeatureExtractor, SeamlessM4TFeatureExtractor)
 }
 MIN_DURATION_GAP = 0.5  # seconds; recordings routinely end a few frames apart
+PROFILE_FORMAT = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerProfile:
+    """
+    How one person's face and voice usually are: mean and deviation of their features, from clips without labels. With
+    it, [`AverProcessor`] standardizes that person's clips by their own statistics in place of the training clips'.
+
+    Args:
+        action_unit_mean, action_unit_std (`np.ndarray` of shape `(num_action_units,)`, *optional*):
+            Of frames with a face; there where the processor standardizes action units.
+        audio_mean, audio_std (`np.ndarray` of shape `(num_audio_layers, channels)`, *optional*):
+            Of the audio encoder's frames; there where the model standardizes them (`audio_normalization`).
+        num_clips, num_faces (`int`): Clips, and frames with a face, that entered.
+        audio_seconds (`float`): Sound that entered.
+        prior_clips (`float`): Clips of the training speakers that were counted in, see [`estimate_profile`].
+        feature_identity (`dict`, *optional*): Who made the action units, as in [`AverFeatureExtractor`].
+        audio_identity (`str`, *optional*): Which layers of which encoder were heard, likewise.
+
+    Raises:
+        `ValueError`: for statistics that nothing can have.
+    """
+
+    action_unit_mean: np.ndarray | None = None
+    action_unit_std: np.ndarray | None = None
+    audio_mean: np.ndarray | None = None
+    audio_std: np.ndarray | None = None
+    num_clips: int = 0
+    num_faces: int = 0
+    audio_seconds: float = 0.0
+    prior_clips: float = 0.0
+    feature_identity: dict | None = None
+    audio_identity: str | None = None
+
+    def __post_init__(self):
+        if self.action_unit_mean is None and self.audio_mean is None:
+            raise ValueError("A speaker profile needs statistics of action units or of audio frames, but has none.")
+        for stream, ndim in {"action_unit": 1, "audio": 2}.items():
+            mean, std = (getattr(self, f"{stream}_{name}") for name in ("mean", "std"))
+            shapes = [None if values is None else values.shape for values in (mean, std)]
+            if shapes[0] != shapes[1] or (mean is not None and mean.ndim != ndim):
+                raise ValueError(f"`{stream}_mean` and `{stream}_std` of a speaker profile have the shapes {shapes}.")
+            if mean is not None and not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+                raise ValueError(f"`{stream}_mean` and `{stream}_std` must be finite, and the latter positive.")
+
+    def save(self, path):
+        """Writes a safetensors file, in one step: it is whole, or not there."""
+        facts = asdict(self)
+        tensors = {name: facts.pop(name).astype(np.float32) for name in _STATISTICS if facts[name] is not None}
+        facts = {name: value for name, value in facts.items() if name not in _STATISTICS}
+        beside = Path(f"{path}.part")
+        save_file(tensors, beside, {"speaker_profile": PROFILE_FORMAT, "facts": json.dumps(facts)})
+        os.replace(beside, path)
+
+    @classmethod
+    def load(cls, path):
+        """
+        The inverse of [`~SpeakerProfile.save`].
+
+        Raises:
+            `ValueError`: if the file is missing, damaged, or no speaker profile.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if header.get("speaker_profile") != PROFILE_FORMAT:
+                raise ValueError(f"its header holds {sorted(header) or 'nothing'}, not a profile of this version")
+            return cls(**tensors, **json.loads(header["facts"]))
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is no speaker profile ({error}). `aver enroll` makes one.") from error
+
+
+_STATISTICS = ("action_unit_mean", "action_unit_std", "audio_mean", "audio_std")
 
 
 class AverFeatureExtractor(SequenceFeatureExtractor):
@@ -47,6 +128,8 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         action_unit_mean, action_unit_std (`list[float]`, *optional*):
             Statistics of the training split, see [`~AverFeatureExtractor.fit_action_units`]. Without them, action
             units stay as they are.
+        audio_identity (`str`, *optional*):
+            Which layers of which audio encoder the model hears, so that profiles made with another are refused.
         duration_tolerance (`float`, *optional*, defaults to 0.25):
             Streams that end further apart than this share of the longer one (and than 0.5 s) are refused.
 
@@ -67,6 +150,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         feature_identity=None,
         action_unit_mean=None,
         action_unit_std=None,
+        audio_identity=None,
         duration_tolerance=0.25,
         **kwargs,
     ):
@@ -77,6 +161,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         self.feature_identity = feature_identity
         self.action_unit_mean = action_unit_mean
         self.action_unit_std = action_unit_std
+        self.audio_identity = audio_identity
         self.duration_tolerance = duration_tolerance
         self._check()
         self.model_input_names = [self._audio_extractor().model_input_names[0], *type(self).model_input_names[1:]]
@@ -114,6 +199,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         video_timestamps=None,
         audio_frames=None,
         *,
+        speaker_profiles=None,
         sampling_rate=None,
         video_frame_rate=None,
         return_tensors="pt",
@@ -131,6 +217,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
                 Seconds on the audio's clock; may start anywhere and need not be even.
             audio_frames (array of shape `(num_audio_frames, num_audio_layers, channels)`, or a list of such and
                 `None`, *optional*): In place of `audio`: what [`~AverModel.encode_audio`] made of it before.
+            speaker_profiles (list of [`SpeakerProfile`] and `None`, *optional*):
+                Of who is in each clip. Its action units are standardized by that person's statistics, and its audio
+                frames will be by the model. `None`, for nobody known: by those of the training clips.
             sampling_rate (`int`, *optional*): Of `audio`, in Hz. Give it: a wrong one is refused.
             video_frame_rate (`float`, *optional*):
                 Hz, for video without timestamps. Defaults to the extractor's own.
@@ -139,16 +228,19 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         Returns:
             `BatchFeature`: `input_values` (or `input_features`) and `attention_mask`, or `audio_frames` and
             `audio_frames_mask`; `action_units`, `action_units_mask` and `video_timestamps` (s). A stream that nobody
-            in the batch has is left out. Padding is on the right.
+            in the batch has is left out. Padding is on the right. With profiles that know the voice,
+            `speaker_audio_mean` and `speaker_audio_std`.
 
         Raises:
             `ValueError`: if a stream is empty, not finite or of another shape, runs at another sampling rate, goes
-            back in time, or lasts grossly longer than the other. The message names the clip.
+            back in time, or lasts grossly longer than the other, or if a profile is of another extractor or encoder.
+            The message names the clip.
         """
         audio, video = _batch_of(audio, ndim=1), _batch_of(action_units, ndim=2)
         success, times = _batch_of(action_units_success, ndim=1), _batch_of(video_timestamps, ndim=1)
         kept = _batch_of(audio_frames, ndim=3)
-        num_clips = _common_length(audio=audio, audio_frames=kept, action_units=video, success=success, times=times)
+        streams = {"audio": audio, "audio_frames": kept, "action_units": video, "success": success, "times": times}
+        num_clips = _common_length(**streams, speaker_profiles=speaker_profiles)
         if audio and kept:
             raise ValueError("Give `audio` or `audio_frames`, not both: they are one sound.")
         absent = [None] * num_clips
@@ -156,16 +248,19 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         waveforms = [self._waveform(clip, index, sampling_rate) for index, clip in enumerate(audio or absent)]
         kept = [_checked_frames(clip, index) for index, clip in enumerate(kept or absent)]
         frame_rate = self.video_frame_rate if video_frame_rate is None else video_frame_rate
+        profiles = [self._checked_profile(profile, index) for index, profile in enumerate(speaker_profiles or absent)]
         tracks = [
-            self._track(*track, index, frame_rate)
-            for index, track in enumerate(zip(video or absent, success or absent, times or absent, strict=True))
+            self._track(*track, index, frame_rate, profile)
+            for index, (*track, profile) in enumerate(
+                zip(video or absent, success or absent, times or absent, profiles, strict=True)
+            )
         ]
         for index, (waveform, frames, track) in enumerate(zip(waveforms, kept, tracks, strict=True)):
             if waveform is None and frames is None and track is None:
                 raise ValueError(f"Clip {index} has neither `audio` nor `action_units`.")
             if waveform is not None and track is not None:
                 self._check_together(index, waveform, track)
-        batch = {**self._pad_audio(waveforms), **_pad_frames(kept), **_pad_video(tracks)}
+        batch = {**self._pad_audio(waveforms), **_pad_frames(kept), **_pad_video(tracks), **_stack_voices(profiles)}
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def fit_action_units(self, action_units, action_units_success=None):
@@ -231,7 +326,22 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         _refuse_not_finite(waveform, f"`audio` of clip {index}")
         return waveform.astype(np.float32)
 
-    def _track(self, units, success, timestamps, index, frame_rate):
+    def _checked_profile(self, profile, index):
+        if profile is None:
+            return None
+        own = {"action units": _length(self.action_unit_mean), "extractor": _named(self.feature_identity)}
+        its = {"action units": _length(profile.action_unit_mean), "extractor": _named(profile.feature_identity)}
+        if profile.audio_mean is not None:
+            own["audio encoder"], its["audio encoder"] = self.audio_identity, profile.audio_identity
+        for what, value in own.items():
+            if its[what] != value:
+                raise ValueError(
+                    f"The speaker profile of clip {index} was made for another model: its {what}: {its[what]}, this "
+                    f"model's: {value}. Make one with this model: aver enroll CLIPS --model MODEL --out PROFILE."
+                )
+        return profile
+
+    def _track(self, units, success, timestamps, index, frame_rate, profile=None):
         """(scaled units `(T, D)`, success `(T,)` bool, seconds `(T,)`) of one clip, or `None`."""
         if units is None:
             return None
@@ -261,8 +371,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
                 f"`video_timestamps` of clip {index} must not decrease, but frame {frame} is at "
                 f"{seconds[frame]:.3f} s, after {seconds[frame - 1]:.3f} s."
             )
-        if self.action_unit_mean is not None:
-            units = (units - np.asarray(self.action_unit_mean)) / np.asarray(self.action_unit_std)
+        whose = self if profile is None else profile
+        if whose.action_unit_mean is not None:
+            units = (units - np.asarray(whose.action_unit_mean)) / np.asarray(whose.action_unit_std)
         return np.where(found[:, None], units, 0.0).astype(np.float32), found, seconds.astype(np.float32)
 
     def _check_together(self, index, waveform, track):
@@ -440,6 +551,28 @@ def _pad_frames(clips):
         return {}
     frames, mask = _pad([present[0][:0] if clip is None else clip for clip in clips])
     return {"audio_frames": frames, "audio_frames_mask": mask}
+
+
+def _length(values):
+    return None if values is None else len(values)
+
+
+def _named(identity):
+    """A feature identity without its columns, as text."""
+    return identity and " ".join(str(identity[name]) for name in ("name", "version", "settings") if identity.get(name))
+
+
+def _stack_voices(profiles):
+    """Audio statistics `(B, num_audio_layers, channels)` of the clips' speakers, 0 where they are not known."""
+    known = [profile for profile in profiles if profile is not None and profile.audio_mean is not None]
+    if not known:
+        return {}
+    unknown = np.zeros_like(known[0].audio_mean)
+    voices = [
+        (profile.audio_mean, profile.audio_std) if profile in known else (unknown, unknown) for profile in profiles
+    ]
+    mean, std = (np.stack(values).astype(np.float32) for values in zip(*voices, strict=True))
+    return {"speaker_audio_mean": mean, "speaker_audio_std": std}
 
 
 def _pad_video(tracks):
