@@ -101,6 +101,12 @@ def launched(recipe, output_dir, *flags, launcher=(sys.executable,)):
     return load_file(output_dir / "model.safetensors")
 
 
+def trained(recipe, output_dir, *flags):
+    """Weights after a run in this process."""
+    train_hf.main([str(recipe), "--output_dir", str(output_dir), *flags])
+    return load_file(output_dir / "model.safetensors")
+
+
 def test_two_steps_train_score_and_save(recipe, tmp_path, capsys):
     train_hf.main([str(recipe)])
     run = tmp_path / "run"
@@ -147,26 +153,37 @@ def test_logged_parts_add_up_to_the_logged_loss(recipe, tmp_path):
         )
 
 
+# Clips in steps of four: two whole steps, or a second one that is half full or, of two processes' four, has one clip.
+CUTS = {"4 clips": (), "5 clips": (), "6 clips of like length": ("--train_sampling_strategy", "group_by_length")}
+
+
 @pytest.mark.slow
-def test_one_step_of_four_clips_is_the_same_however_it_is_cut(recipe, tmp_path):
+@pytest.mark.parametrize("cut", CUTS)
+def test_steps_of_four_clips_are_the_same_however_they_are_cut(recipe, tmp_path, cut):
     """
-    1 process × 4 clips = 1 × 2 accumulated twice = 2 processes × 2 clips, by torchrun (gloo) and from the shell. Four
-    clips in all: where an epoch ends in half a step, accelerate fills it up with clips of the beginning. By plain
-    gradient descent: AdamW and clipping forget the size of a gradient, and would hide a loss that is counted twice.
+    1 process × 4 clips = 1 × 2 accumulated twice = 2 processes × 2 clips, by torchrun (gloo); the scores of five clips
+    in batches of two as well. By plain gradient descent: AdamW and clipping forget the size of a gradient, and would
+    hide a loss that is counted twice.
     """
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541")
     descent = ("--optim", "sgd", "--learning_rate", "0.01", "--max_grad_norm", "0")
-    four = ("--max_train_samples", "4", *descent)
-    halves = (*four, "--per_device_train_batch_size", "2")
-    whole = launched(recipe, tmp_path / "whole", *four)
-    accumulated = launched(recipe, tmp_path / "accumulated", *halves, "--gradient_accumulation_steps", "2")
-    distributed = launched(recipe, tmp_path / "distributed", *halves, launcher=torchrun)
-    fresh = launched(recipe, tmp_path / "fresh", *four, "--learning_rate", "0")
-    assert json.loads((tmp_path / "distributed" / "results.json").read_text())["num_processes"] == 2
+    scored = ("--max_eval_samples", "5", "--per_device_eval_batch_size", "2")
+    fours = ("--max_train_samples", cut[0], *CUTS[cut], *descent, *scored)
+    twos = (*fours, "--per_device_train_batch_size", "2")
+    whole = trained(recipe, tmp_path / "whole", *fours)
+    accumulated = trained(recipe, tmp_path / "accumulated", *twos, "--gradient_accumulation_steps", "2")
+    distributed = launched(recipe, tmp_path / "distributed", *twos, launcher=torchrun)
+    fresh = trained(recipe, tmp_path / "fresh", *fours, "--learning_rate", "0")
     for name, weight in whole.items():
         assert not torch.equal(weight, fresh[name]), f"{name} did not move"
         for other in (accumulated, distributed):
             assert (other[name] - weight).abs().max() < 1e-6, name
+    alone, together = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "distributed"))
+    assert together["num_processes"] == 2 and np.sum(together["confusion"]) == 5
+    for name in ("loss", "classification_loss", "ctm_loss", "war", "uar"):
+        assert together["metrics"][f"eval_{name}"] == pytest.approx(alone["metrics"][f"eval_{name}"], abs=1e-5), name
+    tables = [pd.read_csv(tmp_path / name / "predictions.csv") for name in ("whole", "distributed")]
+    pd.testing.assert_frame_equal(*tables, atol=1e-5)
 
 
 @pytest.mark.slow

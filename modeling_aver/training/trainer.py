@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
@@ -11,6 +12,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..modeling_aver import IGNORED_LABEL
 from .checkpoints import ASIDE, clean_folder, put_in_place, rotate
+from .fillers import ClipsWithFillers, fill_last_batches
 from .modality_dropout import drop_streams
 from .sampling import EpochOfSampler, EpochSampler
 
@@ -35,9 +37,17 @@ class AverTrainer(Trainer):
         self._aside = None
         self.add_callback(EpochOfSampler())
 
-    def _get_train_sampler(self, *args):
-        sampler = super()._get_train_sampler(*args)
+    def _get_dataloader(self, dataset, *args, **kwargs):
+        if self.args.world_size == 1:
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        dataloader = super()._get_dataloader(ClipsWithFillers(dataset), *args, **kwargs)
+        fill_last_batches(dataloader)
+        return dataloader
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(self.train_dataset)  # itself: only it has a column of lengths
         if isinstance(sampler, LengthGroupedSampler):
+            sampler.batch_size *= self.args.world_size  # of the whole step, so that any number of processes has it
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return EpochSampler(sampler, seed)
         return sampler
@@ -60,16 +70,20 @@ class AverTrainer(Trainer):
         As in `Trainer`. While training, streams are dropped and emotions weighted as the arguments say; the parts of
         the loss are added up until the next line of the log.
         """
+        clips = (inputs["labels"] != IGNORED_LABEL).sum()  # without fillers
         if model.training:
             inputs = drop_streams(inputs, self.args.audio_dropout_rate, self.args.video_dropout_rate)
+        else:
+            # Of this process alone: the argument is of all, and Trainer multiplies by their number.
+            inputs, num_items_in_batch = {**inputs, "num_items_in_batch": clips.clamp(min=1)}, None
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and self.class_weights is not None:
             loss = self._weigh_classes(loss, outputs, inputs["labels"], num_items_in_batch)
         # Evaluation averages over clips, a training step is already divided by its clips.
-        weight = 1 if model.training else len(inputs["labels"])
+        weight = 1 if model.training else clips
         sums = self.loss_sums["train" if model.training else "eval"]
         parts = {name: outputs[name] for name in LOSS_PARTS if outputs.get(name) is not None}
-        for name, value in {**parts, "total": self._total(outputs)}.items():
+        for name, value in {**parts, "loss": self._total(outputs), "weight": torch.ones_like(loss)}.items():
             sums[name] = sums.get(name, 0.0) + weight * value.detach()
         return (loss, outputs) if return_outputs else loss
 
@@ -87,19 +101,31 @@ class AverTrainer(Trainer):
         outputs["classification_loss"] = weighted
         return loss
 
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        """
+        As in `Trainer`, with `classification_loss` and `ctm_loss` beside the loss, and each the mean over clips: of a
+        short last batch, Trainer counts each clip more than once.
+        """
+        self.loss_sums["eval"] = {}
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        means = self._mean_losses("eval")
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        return output
+
     def log(self, logs, start_time=None):
-        """As in `Trainer`, with `classification_loss` and `ctm_loss` (nats) beside each `loss`."""
-        for phase, name in {"train": "loss", "eval": "eval_loss"}.items():
-            if name in logs and self.loss_sums[phase]:
-                sums = {
-                    part: self.accelerator.reduce(value, "mean").item()
-                    for part, value in self.loss_sums[phase].items()
-                }
-                total = sums.pop("total")
-                prefix = name.removesuffix("loss")
-                logs.update({prefix + part: logs[name] * value / total for part, value in sums.items()})
-                self.loss_sums[phase] = {}
+        """As in `Trainer`, with `classification_loss` and `ctm_loss` (nats) beside the `loss` of training."""
+        if "loss" in logs and self.loss_sums["train"]:
+            means = self._mean_losses("train")
+            total = means.pop("loss")
+            logs.update({name: logs["loss"] * value / total for name, value in means.items()})
         super().log(logs, start_time)
+
+    def _mean_losses(self, phase):
+        """`dict[str, float]`: `loss` and its parts, over all processes since the last time."""
+        sums, self.loss_sums[phase] = self.loss_sums[phase], {}
+        means = {name: self.accelerator.reduce(value, "sum").item() for name, value in sums.items()}
+        weight = means.pop("weight")
+        return {name: value / weight for name, value in means.items()}
 
     def _total(self, outputs):
         if outputs.get("ctm_loss") is None:
