@@ -502,6 +502,7 @@ class AverModel(AverPreTrainedModel):
         if frames is None:
             return self._no_frames(like)
         if self.config.audio_normalization == "standardize":
+            _check_speaker_statistics(frames, speaker_audio_mean=speaker_mean, speaker_audio_std=speaker_std)
             frames = self.audio_standardization(frames, speaker_mean, speaker_std)
         elif speaker_mean is not None:
             raise ValueError(
@@ -699,6 +700,18 @@ def _audio_frames_mask(config, frames, mask):
     if frames.shape[1] == 0:
         raise ValueError("`audio_frames` has no frames. Leave it out where there is no audio.")
     return _bool_mask("audio_frames_mask", mask, tuple(frames.shape[:2]), frames.device)
+
+
+def _check_speaker_statistics(frames, **statistics):
+    layout = (frames.shape[0], *frames.shape[2:])
+    for name, values in statistics.items():
+        if (values is None) != (statistics["speaker_audio_mean"] is None):
+            raise ValueError("Give `speaker_audio_mean` and `speaker_audio_std`, or neither.")
+        if values is not None and tuple(values.shape) != layout:
+            raise ValueError(
+                f"`{name}` must have the shape {layout} (batch_size, num_audio_layers, channels), but has "
+                f"{tuple(values.shape)}. Was the speaker's profile made with another model?"
+            )
 
 
 def _video_mask(config, action_units, action_units_mask):
