@@ -12,6 +12,8 @@ class AverDataCollator:
     Args:
         processor ([`AverProcessor`]): Prepares both streams.
         cache ([`FeatureCache`], *optional*): Gives the frames of a frozen audio encoder, in place of the sound.
+        profiles (`dict[str, SpeakerProfile]`, *optional*):
+            By `utterance_id`, of who is in each clip; see [`profiles_of_clips`].
 
     Example:
 
@@ -26,8 +28,8 @@ class AverDataCollator:
     rows have a `label`.
     """
 
-    def __init__(self, processor, cache=None):
-        self.processor, self.cache = processor, cache
+    def __init__(self, processor, cache=None, profiles=None):
+        self.processor, self.cache, self.profiles = processor, cache, profiles
 
     def __call__(self, rows):
         sampling_rate = self.processor.feature_extractor.sampling_rate
@@ -42,6 +44,7 @@ class AverDataCollator:
             action_units_success=[
                 track and row["action_units_success"] for track, row in zip(tracks, rows, strict=True)
             ],
+            speaker_profiles=None if self.profiles is None else [self.profiles[row["utterance_id"]] for row in rows],
             video_timestamps=[track and row["video_timestamps"] for track, row in zip(tracks, rows, strict=True)],
             sampling_rate=sampling_rate,
             return_tensors="pt",
