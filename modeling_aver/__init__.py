@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from .configuration_aver import AverConfig
 from .encoder import FusionEncoder
 from .modeling_aver import AverForEmotionClassification, AverModel
-from .processing_aver import AverFeatureExtractor, AverProcessor
+from .processing_aver import AverFeatureExtractor, AverProcessor, SpeakerProfile
 
 __version__ = "0.1.0"
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "AverModel",
     "AverProcessor",
     "FusionEncoder",
+    "SpeakerProfile",
 ]
 
 AutoConfig.register("aver", AverConfig)
