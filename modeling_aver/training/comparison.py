@@ -55,14 +55,9 @@ def compare_runs(run_a, run_b, num_resamples=NUM_RESAMPLES, seed=0):
         [`Comparison`]
 
     Raises:
-        `ValueError`: if the runs answered different clips, or disagree on who speaks or what is true; it names the
-        first of them.
+        `ValueError`: see [`align_runs`].
     """
-    run_a, run_b = run_a.set_index("utterance_id"), run_b.set_index("utterance_id")
-    _check_same_clips(run_a.index, run_b.index)
-    run_b = run_b.loc[run_a.index]
-    for column in ("label", "speaker_id"):
-        _check_same_values(run_a[column], run_b[column])
+    run_a, run_b = align_runs(run_a, run_b)
     label, speakers, answers = run_a["label"], run_a["speaker_id"], (run_a["prediction"], run_b["prediction"])
     return Comparison(
         num_clips=len(run_a),
@@ -72,6 +67,25 @@ def compare_runs(run_a, run_b, num_resamples=NUM_RESAMPLES, seed=0):
         intervals=difference_intervals(label, *answers, speakers, num_resamples=num_resamples, seed=seed),
         mcnemar=mcnemar(*(predictions == label for predictions in answers)),
     )
+
+
+def align_runs(run_a, run_b):
+    """
+    Two runs' answers, a row a clip, both indexed by `utterance_id` in the order of run A.
+
+    Args:
+        run_a, run_b (`pd.DataFrame`): See [`read_predictions`]; rows in any order.
+
+    Raises:
+        `ValueError`: if the runs answered different clips, or disagree on who speaks or what is true; it names the
+        first of them.
+    """
+    run_a, run_b = run_a.set_index("utterance_id"), run_b.set_index("utterance_id")
+    _check_same_clips(run_a.index, run_b.index)
+    run_b = run_b.loc[run_a.index]
+    for column in ("label", "speaker_id"):
+        _check_same_values(run_a[column], run_b[column])
+    return run_a, run_b
 
 
 def print_comparison(comparison, name_a, name_b):

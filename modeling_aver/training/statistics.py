@@ -40,7 +40,23 @@ def score_intervals(references, predictions, speakers, num_resamples=NUM_RESAMPL
         An emotion missing from a resample counts for nothing in it, as in [`EmotionScores`]. A percentile interval
         cannot leave what was seen: a run without a mistake gets [1, 1].
     """
-    return _intervals(references, [predictions], speakers, lambda scores: scores[0], num_resamples, seed)
+    return mean_intervals(references, [predictions], speakers, num_resamples=num_resamples, seed=seed)
+
+
+def mean_intervals(references, runs, speakers, num_resamples=NUM_RESAMPLES, seed=0):
+    """
+    95 % intervals of the mean WAR and UAR of several runs, such as seeds, which are all scored on each resample.
+
+    How the runs spread is not in them: they say how the mean would move with other clips or people.
+
+    Args:
+        references, speakers, num_resamples, seed: See [`score_intervals`].
+        runs (`Sequence` of shape `(num_runs, num_clips)`): Each run's answers to these clips, in the same order.
+
+    Returns:
+        `dict`: As [`score_intervals`].
+    """
+    return _intervals(references, runs, speakers, lambda scores: scores.mean(axis=0), num_resamples, seed)
 
 
 def difference_intervals(references, predictions_a, predictions_b, speakers, num_resamples=NUM_RESAMPLES, seed=0):
@@ -58,8 +74,48 @@ def difference_intervals(references, predictions_a, predictions_b, speakers, num
     Returns:
         `dict`: As [`score_intervals`], each `[low, high]` in [-1, 1] and positive where B is better.
     """
-    both = [predictions_a, predictions_b]
-    return _intervals(references, both, speakers, lambda scores: scores[1] - scores[0], num_resamples, seed)
+    runs_a, runs_b = [predictions_a], [predictions_b]
+    return mean_difference_intervals(references, runs_a, runs_b, speakers, num_resamples=num_resamples, seed=seed)
+
+
+def mean_difference_intervals(references, runs_a, runs_b, speakers, num_resamples=NUM_RESAMPLES, seed=0):
+    """
+    95 % intervals of how much more WAR and UAR the runs B have in the mean than the runs A, on the same clips.
+
+    Args:
+        references, speakers, num_resamples, seed: See [`score_intervals`].
+        runs_a, runs_b (`Sequence` of shape `(num_runs, num_clips)`): Answers, all in the order of `references`.
+
+    Returns:
+        `dict`: As [`difference_intervals`].
+    """
+
+    def difference(scores):
+        return scores[len(runs_a) :].mean(axis=0) - scores[: len(runs_a)].mean(axis=0)
+
+    return _intervals(references, [*runs_a, *runs_b], speakers, difference, num_resamples, seed)
+
+
+def clustered_mean_interval(values, units, num_resamples=NUM_RESAMPLES, seed=0):
+    """
+    95 % interval of the mean of one number a clip, where clips of one unit come and go together.
+
+    Args:
+        values (`Sequence[float]` of length `num_clips`): Whatever was measured of each clip.
+        units (`Sequence` of length `num_clips`): What is resampled as a whole, such as the speaker.
+        num_resamples, seed: See [`score_intervals`].
+
+    Returns:
+        `list[float]`: `[low, high]`; `None` where there are fewer than two units.
+    """
+    _check_lengths({"values": values, "units": units})
+    names, unit_of_clip = np.unique(np.asarray(units), return_inverse=True)
+    if len(names) < 2:
+        return None
+    sums, counts = np.bincount(unit_of_clip, weights=np.asarray(values, dtype=float)), np.bincount(unit_of_clip)
+    shares = np.full(len(names), 1 / len(names))
+    draws = np.random.default_rng(seed).multinomial(len(names), shares, size=num_resamples)
+    return _percentiles((draws @ sums) / (draws @ counts))
 
 
 @dataclass(frozen=True)
@@ -95,6 +151,20 @@ def mcnemar(right_a, right_b):
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     discordant = only_a + only_b
     return McNemar(only_a, only_b, float(binomtest(only_a, discordant).pvalue) if discordant else 1.0)
+
+
+def combine_p_values(p_values):
+    """
+    One p-value of several tests of one hypothesis on the same clips, such as a test a seed.
+
+    Twice the median, and at most 1: valid however the tests depend on one another (Rüschendorf 1982, Advances in
+    Applied Probability 14(3), 623-632). A single test keeps its own.
+
+    Args:
+        p_values (`Sequence[float]`): At least one, each in (0, 1].
+    """
+    p_values = list(p_values)
+    return float(p_values[0] if len(p_values) == 1 else min(1.0, 2 * np.median(p_values)))
 
 
 def _intervals(references, runs, speakers, statistic, num_resamples, seed):
