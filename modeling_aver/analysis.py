@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+_BLUE, _ORANGE = "#1f6f8b", "#e07a2f"  # also told apart by the colour-blind, and in grey
+_BIN = 0.04  # of sign agreements: three moments of the 75 of a clip of 2.5 s
+
 
 @dataclass
 class FeatureDynamics:
@@ -21,22 +24,28 @@ class FeatureDynamics:
     video_timestamps: np.ndarray
     video: np.ndarray
 
+    def shared_moments(self, rate=30.0):
+        """Seconds, `rate` of them a second, from where both streams have begun to where the first one ends."""
+        if not len(self.audio_timestamps) or not len(self.video_timestamps):
+            return np.empty(0)
+        start = max(self.audio_timestamps[0], self.video_timestamps[0])
+        end = min(self.audio_timestamps[-1], self.video_timestamps[-1])
+        return np.arange(start, end, 1 / rate)
+
     def sign_agreement(self, rate=30.0):
         """
         Share of moments at which both magnitudes rise or both fall (Fig. 3 b), in [0, 1]; 0.5 is chance.
 
         Args:
             rate (`float`, *optional*, defaults to 30.0): Moments a second, in Hz, at which both are read by linear
-                interpolation, from where both have begun to where the first one ends.
+                interpolation, see [`~FeatureDynamics.shared_moments`].
 
         Raises:
             `ValueError`: if the streams share fewer than two moments.
         """
-        start = max(self.audio_timestamps[0], self.video_timestamps[0])
-        end = min(self.audio_timestamps[-1], self.video_timestamps[-1])
-        moments = np.arange(start, end, 1 / rate)
+        moments = self.shared_moments(rate)
         if len(moments) < 2:
-            raise ValueError(f"The streams share {max(end - start, 0):.2f} s, too little to compare their movement.")
+            raise ValueError(f"The streams share {len(moments) / rate:.2f} s, too little to compare their movement.")
         audio = np.diff(np.interp(moments, self.audio_timestamps, self.audio))
         video = np.diff(np.interp(moments, self.video_timestamps, self.video))
         return float(np.mean(np.sign(audio) == np.sign(video)))
@@ -71,23 +80,63 @@ def feature_dynamics(model, batch):
     ]
 
 
-def plot_feature_dynamics(dynamics, path, title):
-    """Draws Fig. 3 (a) of one clip to `path`; needs matplotlib (`pip install "modeling-aver[plot]"`)."""
+def plot_feature_dynamics(dynamics, path):
+    """
+    Draws Fig. 3 (a) of one clip to `path`; needs matplotlib (`pip install "modeling-aver[plot]"`).
+
+    Args:
+        dynamics (`dict[str, FeatureDynamics]`): By the title of its panel: a model's, or several models' to compare.
+        path (`str` or `Path`): Picture to write.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 0.9 + 2.3 * len(dynamics)), layout="constrained")
+    panels = figure.subplots(len(dynamics), sharex=True, squeeze=False)[:, 0]
+    for axes, (name, one) in zip(panels, dynamics.items(), strict=True):
+        audio = axes.plot(one.audio_timestamps, one.audio, color=_BLUE, linewidth=1.6, label="audio features")
+        video = axes.plot(one.video_timestamps, one.video, color=_ORANGE, linewidth=1.6, label="video features")
+        axes.set(ylabel="magnitude (min-max)", ylim=(-0.03, 1.03))
+        axes.set_title(name, loc="left", fontsize="medium")
+        axes.margins(x=0.01)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set(xlabel="time (s)")
+    figure.legend(handles=[*audio, *video], loc="outside lower right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_sign_agreements(agreements, path, title):
+    """
+    Draws Fig. 3 (b) to `path`: how the clips' derivative sign agreement is distributed, for two models.
+
+    Args:
+        agreements (`dict[str, np.ndarray]`): A value in [0, 1] a clip, by the name of the model.
+        path (`str` or `Path`): Picture to write; needs matplotlib.
+        title (`str`)
+    """
+    from matplotlib.figure import Figure
+
+    values = np.concatenate(list(agreements.values()))
+    bins = np.arange(round(1 / _BIN) + 1) * _BIN
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(dynamics.audio_timestamps, dynamics.audio, color="#1f6f8b", linewidth=1.6, label="audio features")
-    axes.plot(dynamics.video_timestamps, dynamics.video, color="#e07a2f", linewidth=1.6, label="video features")
-    axes.set(xlabel="time (s)", ylabel="magnitude (min-max)", ylim=(-0.03, 1.03))
+    axes.axvline(0.5, color="#8a8a8a", linewidth=1, zorder=0, label="chance (0.50)")
+    styles = zip(agreements.items(), (_ORANGE, _BLUE), ("--", "-"), strict=True)
+    for (name, some), color, line in styles:
+        shown = {"bins": bins, "weights": np.full(len(some), 100 / len(some)), "color": color}
+        axes.hist(some, **shown, alpha=0.25)
+        axes.hist(some, **shown, histtype="step", linestyle=line, linewidth=1.8)
+        axes.axvline(some.mean(), color=color, linestyle=line, label=f"{name}: mean {some.mean():.2f}")
+    axes.set_xlim(max(0, min(values.min(), 0.5) - 2 * _BIN), min(1, max(values.max(), 0.5) + 2 * _BIN))
+    axes.set(xlabel="derivative sign agreement of a clip", ylabel="clips (%)")
     axes.set_title(title, loc="left", fontsize="medium")
-    axes.margins(x=0.01)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower right", ncols=2, frameon=False)
+    figure.legend(loc="outside lower right", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
 
 
 def _min_max(values):
     values = values.numpy(force=True)
+    if not len(values):
+        return values
     spread = values.max() - values.min()
     return (values - values.min()) / (spread if spread > 0 else 1.0)

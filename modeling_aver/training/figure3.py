@@ -1,0 +1,163 @@
+"""Figure 3 of trained runs: whether the CTM loss makes both streams move together, in one clip and in all."""
+
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+import train_hf
+
+from ..analysis import feature_dynamics, plot_feature_dynamics, plot_sign_agreements
+from ..modeling_aver import AverForEmotionClassification
+from ..processing_aver import AverProcessor
+from .arguments import parse_arguments
+from .collation import AverDataCollator
+from .folds import plan_runs
+from .results import write_whole
+from .statistics import LEVEL, clustered_mean_interval
+
+AGREEMENTS = "sign_agreement.csv"  # of a run, beside its results
+PAPERS_CLIP = "1087_MTIANG_XX"  # section 3.5
+NAMES = {"tarope": "without CTM", "tarope+ctm": "with CTM"}
+_KEYS = ["utterance_id", "speaker_id", "label", "seed"]
+
+
+def draw_figure3(plan, clip=None):
+    """
+    Draws both parts of Figure 3 from the seeds that both rows have finished.
+
+    Args:
+        plan ([`Plan`]): Of the experiment `figure3`.
+        clip (`str`, *optional*): Utterance id for (a). Defaults to the paper's where it is scored, else to the first.
+
+    Returns:
+        `tuple`: the files (`list[Path]`: (a), (b), and a CSV with each clip's agreement), and a sentence that sums
+        them up; no file and no sentence (`None`) where a row has no finished run.
+
+    Raises:
+        `ValueError`: if there is no such clip, or if in no clip both streams can be compared.
+    """
+    table = agreement_table(plan)
+    if table is None:
+        return [], None
+    paths = {name: plan.out / name for name in ("figure3a.png", "figure3b.png", "figure3b.csv")}
+    write_whole(paths["figure3b.csv"], table.to_csv(index=False))
+    _draw_clip(plan, table, clip, paths["figure3a.png"])
+    columns = {title: table[title].to_numpy() for title in NAMES.values()}
+    clips, seeds = table["utterance_id"].nunique(), table["seed"].nunique()
+    each = f", each with {seeds} seeds" if seeds > 1 else ""
+    plot_sign_agreements(
+        columns, paths["figure3b.png"], title=f"How often both streams move alike: {clips:,} clips{each}"
+    )
+    return list(paths.values()), _summary(table)
+
+
+def agreement_table(plan):
+    """
+    Derivative sign agreement of every scored clip in which both streams can be compared.
+
+    Returns:
+        `pd.DataFrame`: a row a clip and seed: `utterance_id`, `speaker_id`, `label`, `seed`, `without CTM` and `with
+        CTM` (in [0, 1]); `None` where no seed has both.
+    """
+    found = {}
+    for job in plan.jobs:
+        if job.is_finished():
+            found.setdefault(job.seed, {})[NAMES[job.row.name]] = job
+    both = {seed: jobs for seed, jobs in found.items() if len(jobs) == len(NAMES)}
+    if not both:
+        return None
+    tables = []
+    for seed, jobs in both.items():
+        columns = [run_agreements(jobs[title]).assign(seed=seed).set_index(_KEYS) for title in NAMES.values()]
+        tables.append(
+            pd.concat(
+                [column["agreement"].rename(title) for title, column in zip(NAMES.values(), columns, strict=True)],
+                axis=1,
+            )
+        )
+    table = pd.concat(tables).dropna().reset_index()
+    if table.empty:
+        raise ValueError(
+            "In no scored clip do both streams last two moments together, so that Figure 3 has nothing to compare. It "
+            "takes a row of features for each video frame."
+        )
+    return table
+
+
+def run_agreements(job):
+    """
+    Derivative sign agreement of each clip that a finished job scored, computed once and kept beside its results.
+
+    Returns:
+        `pd.DataFrame`: `utterance_id`, `speaker_id`, `label` and `agreement`, which is missing where the streams share
+        too little.
+    """
+    path = job.folder / AGREEMENTS
+    if not path.is_file():
+        together = pd.concat([_agreements(*scored) for scored in _scored_parts(job)])
+        write_whole(path, together.to_csv(index=False))
+    return pd.read_csv(path, dtype={name: str for name in _KEYS})
+
+
+def _draw_clip(plan, table, clip, path):
+    ids = list(table["utterance_id"])
+    clip = clip or (PAPERS_CLIP if PAPERS_CLIP in ids else ids[0])
+    if clip not in ids:
+        raise ValueError(f"There is no clip {clip} among {len(ids)} clips such as {', '.join(ids[:3])}.")
+    seed, panels = table["seed"].iloc[0], {}
+    for job in plan.jobs:
+        if job.seed == seed:
+            one = _dynamics_of(job, clip)
+            panels[f"{clip}, {NAMES[job.row.name]}: the streams move alike {one.sign_agreement():.0%} of the time"] = (
+                one
+            )
+    plot_feature_dynamics(panels, path)
+
+
+def _dynamics_of(job, clip):
+    for folder, dataset, training_args in _scored_parts(job):
+        ids = list(dataset["utterance_id"])
+        if clip in ids:
+            (one,) = _all_dynamics(folder, dataset.select([ids.index(clip)]), training_args)
+            return one
+    raise ValueError(f"{job.name} scored no clip {clip}.")
+
+
+def _agreements(folder, dataset, training_args):
+    found = _all_dynamics(folder, dataset, training_args)
+    names = dataset.features["label"].names
+    return pd.DataFrame(
+        {
+            "utterance_id": dataset["utterance_id"],
+            "speaker_id": dataset["speaker_id"],
+            "label": [names[index] for index in dataset["label"]],
+            "agreement": [one.sign_agreement() if len(one.shared_moments()) > 1 else None for one in found],
+        }
+    )
+
+
+def _all_dynamics(folder, dataset, training_args):
+    device = torch.device("cpu") if training_args.use_cpu else training_args.device
+    model = AverForEmotionClassification.from_pretrained(folder).eval().to(device)
+    collate = AverDataCollator(AverProcessor.from_pretrained(folder))
+    batches = DataLoader(dataset, batch_size=training_args.per_device_eval_batch_size, collate_fn=collate)
+    return [one for batch in batches for one in feature_dynamics(model, batch.to(device))]
+
+
+def _scored_parts(job):
+    """Of each fold, or of the only run: its folder, the clips that it scored, and its training arguments."""
+    _, data_args, training_args = parse_arguments(job.argv)
+    for run in plan_runs(data_args, training_args, train_hf.configurations_of(data_args)):
+        _, of_run, training_args = train_hf.arguments_of(run, job.argv)
+        yield run.folder, train_hf.load_splits(of_run).scored, training_args
+
+
+def _summary(table):
+    without, with_ctm = (table[title] for title in NAMES.values())
+    gain = with_ctm - without
+    text = (
+        f"Derivative sign agreement (chance 0.5), mean of {table['utterance_id'].nunique():,} clips: "
+        f"{without.mean():.3f} without CTM, {with_ctm.mean():.3f} with, {gain.mean():+.3f}"
+    )
+    ends = clustered_mean_interval(gain, table["speaker_id"])
+    return text + ("." if ends is None else f" ({LEVEL:.0%} over speakers {ends[0]:+.3f} to {ends[1]:+.3f}).")
