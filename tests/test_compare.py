@@ -117,6 +117,18 @@ def test_the_command_prints_a_markdown_table_with_the_names_of_the_runs(tmp_path
     assert {line.replace(r"\|", "").count("|") for line in (header, rule, war, uar)} == {9}
 
 
+def test_runs_of_two_protocols_are_called_so(tmp_path):
+    calibrated = saved(RUN_B.assign(speaker_profiles="unlabelled"), tmp_path / "b")
+    plain = saved(RUN_A, tmp_path / "a")
+    caution = (
+        "Two protocols: A is without speaker profiles, B calibrated on each speaker's own unlabelled clips, test "
+        "speakers included."
+    )
+    assert caution in " ".join(aver("compare", plain, calibrated).split())
+    assert caution in aver("compare", plain, calibrated, "--markdown").splitlines()[-1]
+    assert "Two protocols" not in aver("compare", calibrated, calibrated)
+
+
 def test_one_speaker_leaves_the_interval_over_speakers_out(tmp_path):
     alone = [saved(run.assign(speaker_id="1001"), tmp_path / name) for name, run in (("a", RUN_A), ("b", RUN_B))]
     (war,) = [line for line in aver("compare", *alone).splitlines() if line.split()[:1] == ["war"]]

@@ -119,6 +119,19 @@ def test_the_card_says_whether_speakers_overlap(case, run):
     assert ("> **crema_d emobox" in text) == ("emobox" in sentence), "the warning also stands above the numbers"
 
 
+def test_a_run_with_speaker_profiles_is_called_so_wherever_its_scores_stand(run):
+    plain = card_of(run)
+    recorded = json.loads((run / "results.json").read_text())["dataset"]
+    change_json(run / "results.json", dataset={**recorded, "speaker_profiles": "unlabelled"})
+    made = card_of(run)
+    assert "> **This run is calibrated on each speaker's own unlabelled clips, test speakers included:" in made.text
+    assert "`aver enroll`" in section(made.text, "Limits")
+    assert {"WAR, calibrated on each speaker's own unlabelled clips, test speakers included"} <= {
+        result.metric_name for result in made.data.eval_results
+    }
+    assert "calibrated on" not in plain.text and "WAR" in {result.metric_name for result in plain.data.eval_results}
+
+
 @pytest.mark.parametrize("choice", [{"load_best_model_at_end": True}, {"early_stopping_patience": 3}])
 def test_a_checkpoint_chosen_by_the_scored_clips_is_called_so(choice, run):
     recorded = json.loads((run / "results.json").read_text())["dataset"]

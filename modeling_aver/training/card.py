@@ -163,7 +163,7 @@ def _eval_results(run, data):
             dataset_config=data.config,
             dataset_split=data.values["eval_split"],
             metric_type=metric,
-            metric_name=name,
+            metric_name=f"{name}, {data.protocol}" if data.is_calibrated else name,
             metric_value=run.results["metrics"][key],
             metric_args=arguments,
         )
@@ -292,6 +292,11 @@ def _limits(run, data):
         "Its probabilities are not calibrated.",
         "Nobody has measured whether it works equally well for people of different age, gender, skin or accent.",
     ]
+    if data.is_calibrated:
+        limits.append(
+            "It was trained on clips standardized by statistics of their own speaker. Without a speaker's profile "
+            "(`aver enroll`) the scores above are not to be expected."
+        )
     if run.config.audio_config.model_type == "whisper":
         limits.append("Its audio encoder hears at most 30 s at once.")
     return limits

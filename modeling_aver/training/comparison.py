@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .metrics import EmotionScores
+from .results import protocol_of
 from .statistics import NUM_RESAMPLES, SCORES, McNemar, difference_intervals, mcnemar
 
 _SHOWN = 3
@@ -23,6 +24,7 @@ class Comparison:
         scores_a, scores_b (`dict[str, float]`): `war`, `uar`, `macro_f1`, `weighted_f1` in [0, 1].
         intervals (`dict`): See [`difference_intervals`].
         mcnemar ([`McNemar`]): The test on the discordant clips.
+        protocols (`list[str]`): Whether speakers had profiles, in words, of A and B.
     """
 
     num_clips: int
@@ -31,6 +33,14 @@ class Comparison:
     scores_b: dict
     intervals: dict
     mcnemar: McNemar
+    protocols: list
+
+    @property
+    def caution(self):
+        """`str`: what to know before the difference is believed; empty where both runs have one protocol."""
+        if self.protocols[0] == self.protocols[1]:
+            return ""
+        return f"Two protocols: A is {self.protocols[0]}, B {self.protocols[1]}. The difference is theirs too."
 
     @property
     def differences(self):
@@ -66,6 +76,7 @@ def compare_runs(run_a, run_b, num_resamples=NUM_RESAMPLES, seed=0):
         scores_b=_scores(label, answers[1]),
         intervals=difference_intervals(label, *answers, speakers, num_resamples=num_resamples, seed=seed),
         mcnemar=mcnemar(*(predictions == label for predictions in answers)),
+        protocols=[protocol_of(run_a), protocol_of(run_b)],
     )
 
 
@@ -103,6 +114,8 @@ def print_comparison(comparison, name_a, name_b):
         f"({comparison.intervals['num_resamples']} resamples, seed {comparison.intervals['seed']}). Clips right "
         f"only in A: {test.only_a}, only in B: {test.only_b}; McNemar's exact test: p = {test.p_value:.2g}."
     )
+    if comparison.caution:
+        console.print(comparison.caution)
 
 
 def comparison_markdown(comparison, name_a, name_b):
@@ -114,7 +127,8 @@ def comparison_markdown(comparison, name_a, name_b):
     for row in rows[1:]:
         row[-2:] = "", ""  # the test is on clips right or wrong, which is WAR
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return f"{table}\n\n{comparison.caution}" if comparison.caution else table
 
 
 def _scores(labels, predictions):

@@ -27,16 +27,22 @@ FOLDERS = (
 )  # of one machine; who made the features is in the configuration
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 PREDICTION_COLUMNS = ("utterance_id", "speaker_id", "label", "prediction")
+PROTOCOLS = {  # by the argument `speaker_profiles`; scores of one are never those of the other
+    "none": "without speaker profiles",
+    "unlabelled": "calibrated on each speaker's own unlabelled clips, test speakers included",
+}
 
 
-def predictions_table(dataset, logits, labels):
+def predictions_table(dataset, logits, labels, speaker_profiles="none"):
     """
-    One row a clip: `utterance_id`, `speaker_id`, `label`, `prediction` (names) and a probability for each emotion.
+    One row a clip: `utterance_id`, `speaker_id`, `label`, `prediction` (names) and a probability for each emotion; and
+    where speakers had profiles a column that says so.
 
     Args:
         dataset (`datasets.Dataset`): The scored clips, in order.
         logits (`np.ndarray` of shape `(num_clips, num_labels)`): The model's.
         labels (`list[str]`): Names of the emotions.
+        speaker_profiles (`str`, *optional*, defaults to `"none"`): Of `PROTOCOLS`.
     """
     probabilities = torch.tensor(logits).float().softmax(dim=-1).numpy()
     table = pd.DataFrame(
@@ -47,7 +53,15 @@ def predictions_table(dataset, logits, labels):
             "prediction": [labels[index] for index in probabilities.argmax(axis=-1)],
         }
     )
-    return table.assign(**{f"p_{name}": probabilities[:, index] for index, name in enumerate(labels)})
+    protocol = {} if speaker_profiles == "none" else {"speaker_profiles": speaker_profiles}
+    return table.assign(**{f"p_{name}": probabilities[:, index] for index, name in enumerate(labels)}, **protocol)
+
+
+def protocol_of(predictions):
+    """`str`: under which of `PROTOCOLS` a table of predictions was made, in words."""
+    if "speaker_profiles" not in predictions:
+        return PROTOCOLS["none"]
+    return " and ".join(PROTOCOLS.get(word, word) for word in sorted(set(predictions["speaker_profiles"])))
 
 
 def read_predictions(path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets_scripts.cards import HEADS
 from datasets_scripts.splits import load_splits
 
+from .results import PROTOCOLS
 from .run_folder import portable_results
 
 CORPORA = {"crema_d": "CREMA-D", "ravdess": "RAVDESS"}
@@ -41,6 +42,15 @@ class ScoredData:
         return f"configuration `{self.config}`, part `{self.values.get('eval_split')}`"
 
     @property
+    def protocol(self):
+        """Whether speakers had profiles, in words."""
+        return PROTOCOLS[self.values.get("speaker_profiles", "none")]
+
+    @property
+    def is_calibrated(self):
+        return self.protocol != PROTOCOLS["none"]
+
+    @property
     def scored(self):
         return self.predictions is not None
 
@@ -55,6 +65,8 @@ class ScoredData:
                 "about other clips."
             ]
         found = [self.split.warning] if self.split is not None and self.split.warning else []
+        if self.is_calibrated:
+            found.append(f"This run is {self.protocol}: its scores are not to be mixed with those of runs without.")
         if self._chosen_while_training() and self.values["eval_split"] == "validation":
             found.append("The checkpoint was chosen by the clips that it was scored on.")
         return found
