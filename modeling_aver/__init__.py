@@ -1,14 +1,17 @@
 """Audio-visual emotion recognition with temporally aligned attention (TaRoPE) and cross-temporal matching (CTM).
 
 Importing the package makes `AutoConfig`, `AutoModel`, `AutoModelForAudioClassification`, `AutoProcessor` and
-`AutoFeatureExtractor` know the model; saved folders carry the code for everybody else.
+`AutoFeatureExtractor` know the model, and `pipeline` the task audio-visual-emotion-recognition; saved folders carry
+the code for everybody else.
 """
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_aver import AverConfig
 from .encoder import FusionEncoder
 from .modeling_aver import AverForEmotionClassification, AverModel
+from .pipeline_aver import TASK, EmotionPipeline
 from .processing_aver import AverFeatureExtractor, AverProcessor, SpeakerProfile
 
 __version__ = "0.1.0"
@@ -18,6 +21,7 @@ __all__ = [
     "AverForEmotionClassification",
     "AverModel",
     "AverProcessor",
+    "EmotionPipeline",
     "FusionEncoder",
     "SpeakerProfile",
 ]
@@ -32,3 +36,5 @@ AverConfig.register_for_auto_class()
 AverForEmotionClassification.register_for_auto_class("AutoModel")
 AverFeatureExtractor.register_for_auto_class()
 AverProcessor.register_for_auto_class()
+
+PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=EmotionPipeline, pt_model=AutoModel, type="multimodal")

@@ -134,6 +134,49 @@ def extract(
 
 
 @app.command()
+def predict(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files, and folders of them.")],
+    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for predictions and timelines.")] = None,
+    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
+    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
+    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Emotions over time, for any length.")] = False,
+    window: Annotated[float | None, typer.Option(help="Seconds of a timeline's window: 3.")] = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds between windows: a quarter of one.")] = None,
+    formats: Annotated[str, typer.Option(help="Of timelines.")] = "json,csv,vtt,TextGrid,png",
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips, or windows, at a time.")] = 8,
+):
+    """Prints the emotion of each video with its probabilities; started again with --out, goes on where it stopped."""
+    from .features.clips import find_clips
+    from .inference import check_request, find_faces, load_pipeline, predict_clips
+    from .inference.display import prediction_progress, print_predictions, quiet_natives
+
+    timing = check_request(streams, timeline, window, hop, formats.split(","), out)
+    found = find_clips(videos)
+    recognize = load_pipeline(_saved(model))
+    faces = None
+    if streams != "audio":
+        options = {} if openface is None else {"openface": openface}
+        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
+    with quiet_natives(), prediction_progress(len(found[0])) as watch:
+        predictions = predict_clips(
+            recognize,
+            found,
+            faces,
+            out,
+            streams=streams,
+            timing=timing,
+            batch_size=batch_size,
+            formats=formats.split(","),
+            watch=watch,
+        )
+    print_predictions(predictions)
+    if not predictions.done:
+        raise typer.Exit(1)
+
+
+@app.command()
 def push(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="What train_hf.py wrote.")],
     repo_id: Annotated[str, typer.Argument(help="Such as org/aver-tarope.")],
@@ -209,12 +252,17 @@ def _load(model):
 
     from . import AverForEmotionClassification
 
-    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
-        raise ValueError(f"There is no folder {model}. Name a folder that was saved, or a Hub id as org/name.")
-    network = AutoModel.from_pretrained(model)
+    network = AutoModel.from_pretrained(_saved(model))
     if not isinstance(network, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(network).__name__}, not a model of this package.")
     return network.eval(), AutoProcessor.from_pretrained(model)
+
+
+def _saved(model):
+    """The folder or Hub id itself; refuses what can only be a folder and is none."""
+    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
+        raise ValueError(f"There is no folder {model}. Name a folder that was saved, or a Hub id as org/name.")
+    return model
 
 
 def run():

@@ -134,6 +134,8 @@ class AverConfig(PreTrainedConfig):
         self._check_types()
         self.fusion_layers = list(self.fusion_layers)
         self.audio_layers = None if self.audio_layers is None else list(self.audio_layers)
+        if not __name__.startswith("transformers_modules."):  # installed: its own pipeline is registered, and the
+            kwargs.pop("custom_pipelines", None)  # folder's would have to be trusted first
         super().__post_init__(**kwargs)
         self.label2id = {label: index for index, label in self.id2label.items()}
         self._check_numbers()

@@ -641,7 +641,13 @@ class AverForEmotionClassification(AverPreTrainedModel):
         return loss if num_items_in_batch is None else loss * len(outputs.audio_embeds) / num_items_in_batch
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers. `AutoModel` and `AutoModelForAudioClassification` both find this class in the folder."""
+        """
+        As in transformers. `AutoModel` and `AutoModelForAudioClassification` both find this class in the folder, and
+        `pipeline` the pipeline that travels with it.
+        """
+        from .pipeline_aver import CUSTOM_PIPELINES
+
+        self.config.custom_pipelines = CUSTOM_PIPELINES
         auto_map = getattr(self.config, "auto_map", None) or {}  # set by transformers, on saved configurations only
         name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
         self.config.auto_map = {**auto_map, "AutoModelForAudioClassification": name}

@@ -15,6 +15,7 @@ from modeling_aver.encoder import FusionEncoder
 
 CLOSURE = {
     *("positions.py", "losses.py", "configuration_aver.py", "encoder.py", "modeling_aver.py", "processing_aver.py"),
+    *("pipeline_aver.py", "windows.py"),
 }
 
 # `-S` would hide transformers too, so the package is hidden by name.
@@ -78,7 +79,7 @@ def test_the_fusion_encoder_saves_and_loads_alone(tmp_path):
         assert torch.equal(weight, encoder.state_dict()[name])
 
 
-def test_a_folder_holds_exactly_the_six_files_and_only_safetensors(tmp_path):
+def test_a_folder_holds_exactly_the_eight_files_and_only_safetensors(tmp_path):
     saved(tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
     assert {name for name in files if name.endswith(".py")} == CLOSURE

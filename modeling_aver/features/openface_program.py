@@ -32,7 +32,8 @@ BROKEN_INSTALLATION = (
 )
 HOW_TO_GET = (
     "Give --openface the program or its folder, set OPENFACE_DIR, put it on PATH, or name a container: --openface "
-    "docker:IMAGE@sha256:… or --openface apptainer:FILE.sif. Without OpenFace: --backend mediapipe."
+    "docker:IMAGE@sha256:… or --openface apptainer:FILE.sif. Without OpenFace, other models: aver extract "
+    "--backend mediapipe."
 )
 DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 

@@ -8,7 +8,10 @@ from safetensors import SafetensorError, safe_open
 from .card import PICTURES, REPOSITORY, REVISION, TRAINING_LOG, check_card, write_card
 from .run_folder import FinishedRun, portable_results, read_json
 
-CODE = ("configuration_aver.py", "encoder.py", "losses.py", "modeling_aver.py", "positions.py", "processing_aver.py")
+CODE = (
+    *("configuration_aver.py", "encoder.py", "losses.py", "modeling_aver.py", "positions.py", "processing_aver.py"),
+    *("pipeline_aver.py", "windows.py"),
+)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What an earlier push, or Trainer with `hub_strategy` every_save or checkpoint, may have left in the repository.
 REMOVED = (

@@ -1,0 +1,96 @@
+"""Where the features of a video's face come from: the extractor that the model was trained with, or tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets_scripts.tracks import TrackFolder
+
+from ..features import (
+    Extractor,
+    ExtractorUnavailableError,
+    FeatureIdentity,
+    MediaError,
+    check_same_features,
+    face_frames,
+    find_extractor,
+)
+
+CHOICES = (
+    "Give features that are there already (--action-units-folder FOLDER, a table a clip), or go by the sound alone "
+    "(--streams audio)."
+)
+
+
+@dataclass(frozen=True)
+class FacesOfExtractor:
+    """Features that are made while the video is read."""
+
+    extractor: Extractor
+
+    def frames(self, path, name):
+        """(seconds, features, success) of one frame after another of the video at `path`."""
+        return face_frames(self.extractor, path)
+
+
+@dataclass(frozen=True)
+class FacesOfTables:
+    """Features that are there already, a table a clip."""
+
+    tables: TrackFolder
+
+    def frames(self, path, name):
+        """(seconds, features, success) of one frame after another of the clip `name`, or of that file name."""
+        yield from zip(*self.tables.read(name if name in self.tables else Path(name).name), strict=True)
+
+
+def find_faces(processor, action_units_folder=None, extractor=None, **options):
+    """
+    The source of the features that a model was trained on.
+
+    Args:
+        processor ([`AverFeatureExtractor`]): The model's; it knows who made the features of the training clips.
+        action_units_folder (`str` or `Path`, *optional*): Tables, as OpenFace or `aver extract` write them.
+        extractor ([`Extractor`], *optional*): To take instead of the one that the model names.
+        options: Of [`find_openface`], for a model trained on OpenFace's features.
+
+    Returns:
+        [`FacesOfTables`] or [`FacesOfExtractor`]
+
+    Raises:
+        `ValueError`: if these are other features than the model was trained on, or nobody knows which it was.
+        `ExtractorUnavailableError`: if the extractor is not installed here. Both say the choices.
+    """
+    trained = processor.feature_identity and FeatureIdentity.from_dict(processor.feature_identity)
+    if action_units_folder is not None:
+        faces = _of_tables(action_units_folder)
+        identity, count = faces.tables.identity, faces.tables.num_features
+    else:
+        extractor = _extractor_of(trained, options) if extractor is None else extractor
+        faces, identity, count = FacesOfExtractor(extractor), extractor.identity, len(extractor.identity.columns)
+    check_same_features(trained, identity)
+    if count and count != processor.num_action_units:
+        raise ValueError(
+            f"The model was trained on {processor.num_action_units} features of the face, but {identity} has {count}."
+        )
+    return faces
+
+
+def _of_tables(folder):
+    if not Path(folder).exists():
+        raise MediaError(f"`action_units_folder` ({folder}) is not there.")
+    return FacesOfTables(TrackFolder(folder, name_of=str))
+
+
+def _extractor_of(trained, options):
+    if trained is None:
+        raise ValueError(f"The model does not say which features of the face it was trained on. {CHOICES}")
+    if trained.name not in ("mediapipe", "openface"):
+        raise ValueError(f"The model was trained on features of {trained}, which nothing here makes. {CHOICES}")
+    if trained.name == "openface":
+        options = {**options, "static": trained.settings.get("calibration") == "static"}
+    try:
+        return find_extractor(trained.name, **(options if trained.name == "openface" else {}))
+    except ExtractorUnavailableError as error:
+        raise ExtractorUnavailableError(
+            f"The model was trained on features of {trained}, which cannot be made here: {error} Otherwise: {CHOICES}"
+        ) from error

@@ -1,0 +1,272 @@
+"""Many clips, one answer each or one over time: in batches, from where it stopped, with an account of the rest."""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import pipeline
+
+from ..features import ExtractionError, ExtractorUnavailableError, MediaError
+from ..features.media import read_bytes
+from ..features.table import write_whole
+from ..modeling_aver import AverForEmotionClassification
+from ..pipeline_aver import HOPS, STREAMS, TASK
+from ..windows import check_window, whole
+from .formats import FORMATS, check_formats, write_timeline
+from .recordings import open_recording
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 3.0  # seconds. Clips of CREMA-D last two to three, of RAVDESS three to five
+TIMELINES = "timelines"  # folder of the timelines, so that no clip's name is that of another file
+SAVE_EVERY = 5.0  # seconds between two savings of what is done
+
+
+@dataclass
+class Predictions:
+    """
+    What is known of each clip.
+
+    Args:
+        settings (`dict`): What changes the answers; answers under other settings are not mixed with these.
+        labels (`list[str]`): Names of the emotions.
+        done (`dict[str, dict]`): By name of the clip: `file`, `bytes`, `label`, `probabilities`, `streams`, `face`,
+            `notes`, `duration`.
+        failed (`dict[str, str]`): Reason of each clip that has no answer.
+    """
+
+    settings: dict
+    labels: list[str]
+    done: dict[str, dict] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self):
+        """JSON: settings, then clips and failures in the order of their names."""
+        clips = [{"clip": name, **self.done[name]} for name in sorted(self.done)]
+        failed = [{"clip": name, "reason": self.failed[name]} for name in sorted(self.failed)]
+        return json.dumps({"settings": self.settings, "clips": clips, "failed": failed}, indent=1) + "\n"
+
+    def to_csv(self):
+        """CSV: a row a clip with its label, the probability of each emotion, the streams that it has, and notes."""
+        file = io.StringIO()
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["clip", "label", *(f"p_{label}" for label in self.labels), "streams", "notes"])
+        for name in sorted(self.done):
+            one = self.done[name]
+            scores = [f"{one['probabilities'][label]:.6f}" for label in self.labels]
+            rows.writerow([name, one["label"], *scores, "+".join(one["streams"]), " ".join(one["notes"])])
+        return file.getvalue()
+
+
+def load_pipeline(model):
+    """
+    The pipeline of a saved folder or a Hub id, on the accelerator if there is one.
+
+    Raises:
+        `ValueError`: if it holds another kind of model.
+    """
+    recognize = pipeline(TASK, model=model)
+    if not isinstance(recognize.model, AverForEmotionClassification):
+        raise ValueError(f"{model} holds a {type(recognize.model).__name__}, not a model of this package.")
+    return recognize
+
+
+def check_request(streams, timeline, window, hop, formats, out):
+    """
+    Refuses what cannot be done, before anything is loaded.
+
+    Args:
+        streams (`str`): Of `STREAMS`.
+        timeline (`bool`): Whether emotions over time are wanted, which need `out`.
+        window, hop (`float`, *optional*): Seconds. Default to `WINDOW` and a quarter of the window.
+        formats (`list[str]`): Of `FORMATS`.
+        out (`Path`, *optional*)
+
+    Returns:
+        `dict`: `window` and `hop`, or `None` without a timeline.
+    """
+    if streams not in STREAMS:
+        raise ValueError(f"`streams` ({streams!r}) may be {', '.join(STREAMS)}.")
+    if not timeline:
+        if window is not None or hop is not None:
+            raise ValueError("`window` and `hop` belong to a timeline: give --timeline too.")
+        return None
+    if out is None:
+        raise ValueError("A timeline is written to a folder: give --out.")
+    check_formats(formats)
+    window = WINDOW if window is None else window
+    hop = window / HOPS if hop is None else hop
+    check_window(window, hop)
+    return {"window": window, "hop": hop}
+
+
+def predict_clips(
+    recognize, found, faces, out=None, *, streams="both", timing=None, batch_size=8, formats=FORMATS, watch=None
+):
+    """
+    Answers for clips. With `out`, what is done there under the same settings is not done again.
+
+    Args:
+        recognize ([`EmotionPipeline`])
+        found (`tuple[list[Clip], list[Outcome]]`): As [`find_clips`] gives them.
+        faces ([`FacesOfExtractor`] or [`FacesOfTables`]): `None` where `streams` is `"audio"`.
+        out (`str` or `Path`, *optional*): Folder for `predictions.json`, `predictions.csv` and `timelines/`.
+        streams (`str`, *optional*, defaults to `"both"`): Or `"audio"` or `"video"` alone.
+        timing (`dict`, *optional*): `window` and `hop` in seconds, for timelines.
+        batch_size (`int`, *optional*, defaults to 8): Clips, or windows, at a time.
+        formats (iterable of `str`, *optional*): Of the timelines.
+        watch (callable, *optional*): Called with name and seconds read, or with name and `None` when a clip is over.
+
+    Returns:
+        [`Predictions`]
+
+    Raises:
+        `ValueError`: where `out` holds answers under other settings. `ExtractorUnavailableError`: if no clip can be
+        extracted.
+    """
+    settings = {"model": _fingerprint(recognize.model), "streams": streams, **(timing or {})}
+    settings["features"] = recognize.processor.feature_extractor.feature_identity
+    run = _Run(recognize, faces, out and Path(out), streams, timing, batch_size, formats, watch or _nobody)
+    run.open(settings)
+    run.predictions.failed.update((outcome.clip, outcome.reason) for outcome in found[1])
+    try:
+        run.work([clip for clip in found[0] if not run.is_done(clip)])
+    finally:
+        run.save()
+    return run.predictions
+
+
+def _nobody(name, seconds):
+    pass
+
+
+class _Run:
+    """What is at work, and where it leaves what is done."""
+
+    def __init__(self, recognize, faces, out, streams, timing, batch_size, formats, watch):
+        self.recognize, self.faces, self.out, self.streams = recognize, faces, out, streams
+        self.timing, self.batch_size, self.formats, self.watch = timing, batch_size, formats, watch
+        self.labels = list(recognize.model.config.id2label.values())
+        self.saved = time.monotonic()
+
+    def open(self, settings):
+        self.predictions = Predictions(settings, self.labels)
+        path = self.out and self.out / "predictions.json"
+        if path is None or not path.exists():
+            return
+        try:
+            before = json.loads(read_bytes(path))
+            done = {one.pop("clip"): one for one in before["clips"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is not what aver predict writes ({error}). Choose another folder: --out."
+            ) from error
+        if before["settings"] != settings:
+            changed = [name for name in settings if before["settings"].get(name) != settings[name]]
+            raise ValueError(
+                f"{path} holds answers under other settings ({', '.join(changed or before['settings'])} differ). "
+                "Choose another folder: --out."
+            )
+        self.predictions.done.update(done)
+
+    def is_done(self, clip):
+        known = self.predictions.done.get(clip.name)
+        return known is not None and known["bytes"] == _size(clip.path)
+
+    def work(self, clips):
+        for start in range(0, len(clips), 1 if self.timing else self.batch_size):
+            if self.timing:
+                self._over_time(clips[start])
+            else:
+                self._at_once(clips[start : start + self.batch_size])
+            if time.monotonic() - self.saved > SAVE_EVERY:
+                self.save()
+
+    def save(self):
+        if self.out is not None:
+            write_whole(self.out / "predictions.json", self.predictions.to_json().encode())
+            write_whole(self.out / "predictions.csv", self.predictions.to_csv().encode())
+        self.saved = time.monotonic()
+
+    def _at_once(self, clips):
+        windows = {}
+        for clip in clips:
+            window = self._attempt(clip, lambda clip=clip: whole(self._recording(clip, "refuse")))
+            if window is not None:
+                windows[clip] = window
+        try:
+            answers = self.recognize(list(windows.values()), batch_size=max(len(windows), 1)) if windows else []
+        except ValueError:  # one of them; each alone shows which
+            answers = [self._attempt(clip, lambda one=one: self.recognize(one)) for clip, one in windows.items()]
+        for clip, answer in zip(windows, answers, strict=True):
+            if answer is not None:
+                self._keep(clip, answer)
+
+    def _over_time(self, clip):
+        recording = self._recording(clip, "note")
+        answer = self._attempt(clip, lambda: self.recognize(recording, batch_size=self.batch_size, **self.timing))
+        if answer is not None:
+            write_timeline(answer, self.out / TIMELINES / clip.name, self.labels, self.formats, title=clip.name)
+            self._keep(clip, answer)
+
+    def _recording(self, clip, damage):
+        rate = self.recognize.processor.feature_extractor.sampling_rate
+        recording = open_recording(clip.path, self.faces, rate, self.streams, damage, name=clip.name)
+        recording.sound = self._told_by_samples(recording.sound, clip, rate)
+        recording.faces = self._told_by_frames(recording.faces, clip)
+        return recording
+
+    def _told_by_samples(self, pieces, clip, rate):
+        count = 0
+        for piece in pieces:
+            count += len(piece)
+            self.watch(clip.name, count / rate)
+            yield piece
+
+    def _told_by_frames(self, frames, clip):
+        for row in frames:
+            self.watch(clip.name, row[0])
+            yield row
+
+    def _attempt(self, clip, job):
+        """What `job` gives, or `None` and the reason among the failures."""
+        try:
+            return job()
+        except ExtractorUnavailableError:
+            raise
+        except (MediaError, ExtractionError, ValueError) as error:
+            reason = str(error)
+        except Exception as error:  # whatever a decoder may do on broken material; the account names clip and error
+            logger.debug("%s", clip.path, exc_info=True)
+            reason = f"{type(error).__name__}: {error}"
+        self.predictions.failed[str(clip.path)] = reason
+        self.watch(clip.name, None)
+        return None
+
+    def _keep(self, clip, answer):
+        scores = {emotion["label"]: emotion["score"] for emotion in answer["emotions"]}
+        self.predictions.done[clip.name] = {
+            "file": clip.path.name,
+            "bytes": _size(clip.path),
+            "label": answer["emotions"][0]["label"],
+            "probabilities": {label: scores[label] for label in self.labels},
+            **{name: answer[name] for name in ("streams", "face", "notes", "duration")},
+        }
+        self.watch(clip.name, None)
+
+
+def _fingerprint(model):
+    """What tells one model from another, trained further or not: its classifier."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(model.classifier.state_dict().items()):
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else -1
