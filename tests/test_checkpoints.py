@@ -1,7 +1,9 @@
 """Runs that are broken off: what they leave, what is gone on from, and where it ends."""
 
 import json
+import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -294,3 +296,48 @@ def test_a_run_killed_again_and_again_ends_where_an_undisturbed_one_does(recipe,
         assert last < step < 40
         last = step
     assert_same_weights(trained(recipe, run, *many, "--resume"), expected)
+
+
+@pytest.fixture
+def start(recipe, monkeypatch):
+    """`start(folder)`: a run in a process of its own, by a server that has imported all: twenty take no minutes."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["train_hf", "matplotlib.figure"])
+
+    def begin(folder):
+        flags = ["--max_steps", "12", "--save_total_limit", "1", "--resume"]
+        it = server.Process(target=train_hf.main, args=([str(recipe), "--output_dir", str(folder), *flags],))
+        it.start()
+        return it
+
+    return begin
+
+
+@pytest.mark.slow
+def test_runs_killed_at_twenty_random_moments_end_where_an_undisturbed_one_does(start, tmp_path):
+    """Anywhere from the first line to the card. A run that outlives its moment is compared and begun anew."""
+    start(tmp_path / "warm").join()
+    began, it = time.monotonic(), start(tmp_path / "undisturbed")
+    it.join()
+    duration = time.monotonic() - began
+    seed, run, hit = random.SystemRandom().randrange(10**6), tmp_path / "run", []
+    moments = random.Random(seed)
+
+    def ended_as_expected(it):
+        assert it.exitcode == 0, f"seed {seed}, killed at {hit}"
+        assert_same_weights(load_file(run / "model.safetensors"), tmp_path / "undisturbed")
+
+    while len(hit) < 20:
+        it, moment = start(run), moments.uniform(0, duration)
+        it.join(moment)
+        if it.is_alive():
+            it.kill()
+            it.join()
+            hit.append((round(moment, 3), list(find_checkpoints(run)), (run / ASIDE).exists()))
+        else:
+            ended_as_expected(it)
+            shutil.rmtree(run)
+    it = start(run)
+    it.join()
+    ended_as_expected(it)
