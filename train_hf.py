@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from datasets_scripts import SAMPLE_DIR, check_columns, identities_of, load_clips, load_crema_d, load_ravdess
 from datasets_scripts import load_splits as published_splits
+from modeling_aver.training.adapters import merge_lora
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.card import write_card
 from modeling_aver.training.checkpoints import where_to_start
@@ -92,10 +93,14 @@ def train_and_score(model_args, data_args, training_args):
     model = build_model(model_args, labels, processor)
     collator = build_collator(model, processor, clips, data_args, training_args)
     trainer = build_trainer(model, collator, training_args, clips)
+    trained = {"num_trainable_parameters": model.num_parameters(only_trainable=True)}
     metrics = trainer.train(resume_from_checkpoint=start).metrics
+    if lora := model_args.lora_values():
+        merge_lora(model.base_model.audio_encoder)
+        trained["lora"] = lora
     trainer.save_model(_internal_call=True)  # not pushed yet: a card needs scores
     trainer.save_state()
-    scores, predictions = score(trainer, clips.scored, labels)
+    scores, predictions = score(trainer, clips.scored, labels, data_args.speaker_profiles)
     if trainer.is_world_process_zero():
         write_results(
             training_args.output_dir,
@@ -105,6 +110,7 @@ def train_and_score(model_args, data_args, training_args):
             data_args=data_args,
             predictions=predictions,
             seen_in_training=data_args.eval_split == data_args.train_split,
+            trained=trained,
         )
         write_card(training_args.output_dir)
         if training_args.push_to_hub:
@@ -133,13 +139,13 @@ def build_trainer(model, collator, training_args, clips):
     return trainer
 
 
-def score(trainer, dataset, labels):
+def score(trainer, dataset, labels, speaker_profiles):
     """Scores of the clips (`dict`) and each clip's prediction (`pd.DataFrame`); nothing and `None` without clips."""
     if dataset is None:
         return {}, None
     scored = trainer.predict(dataset, metric_key_prefix="eval")
     trainer.log_metrics("eval", scored.metrics)
-    return scored.metrics, predictions_table(dataset, scored.predictions, labels)
+    return scored.metrics, predictions_table(dataset, scored.predictions, labels, speaker_profiles)
 
 
 class Clips(NamedTuple):
@@ -215,5 +221,5 @@ def first(dataset, count):
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"train_hf.py: {error}")

@@ -10,8 +10,11 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_aver import AverConfig
+from .adapters import require_peft
+from .results import PROTOCOLS
 
 CLASS_WEIGHTS = ("none", "balanced")
+LORA_TARGETS = ["q_proj", "v_proj"]  # Hu et al. 2021, section 7.1: of few weights, these two are the best to adapt
 
 
 @dataclass
@@ -48,6 +51,16 @@ class ModelArguments:
         default=True, metadata={"help": "Fix the convolutional front of the audio encoder (wav2vec2 practice)."}
     )
     freeze_audio_encoder: bool = field(default=False, metadata={"help": "Fix the whole audio encoder."})
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "Train adapters of this rank in place of the audio encoder's own weights."}
+    )
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "An adapter's output is multiplied by alpha / rank; default: twice the rank."}
+    )
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Linear layers that get one, by the last part of their names; default: q_proj v_proj."},
+    )
 
     def __post_init__(self):
         if isinstance(self.audio_config, str):
@@ -59,6 +72,27 @@ class ModelArguments:
         given = [name for name in sources if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"Give one of {', '.join(sources)}, not {' and '.join(given)}.")
+        self._check_lora()
+
+    def _check_lora(self):
+        if self.lora_rank is None:
+            if self.lora_alpha is not None or self.lora_target_modules is not None:
+                raise ValueError(
+                    "`lora_alpha` and `lora_target_modules` need `lora_rank`: there is no adapter without."
+                )
+            return
+        if self.lora_rank < 1:
+            raise ValueError(f"`lora_rank` ({self.lora_rank}) must be 1 or more.")
+        if self.freeze_audio_encoder:
+            raise ValueError("Give `lora_rank` or `freeze_audio_encoder`: adapters train the audio encoder.")
+        require_peft()
+
+    def lora_values(self):
+        """`dict`: `rank`, `alpha` and `target_modules` of the adapters, or `None` where there are none."""
+        if self.lora_rank is None:
+            return None
+        alpha = 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        return {"rank": self.lora_rank, "alpha": alpha, "target_modules": self.lora_target_modules or LORA_TARGETS}
 
     def config_values(self):
         """The values of AverConfig that were given."""
@@ -104,6 +138,13 @@ class DataArguments:
     feature_cache_dtype: str = field(
         default="float32", metadata={"help": "float32: the same numbers; float16 or bfloat16: half the space."}
     )
+    speaker_profiles: str = field(
+        default="none",
+        metadata={
+            "help": "none (the paper), or unlabelled: each clip is standardized by the statistics of its own "
+            "speaker's clips of the same split, labels unseen, test speakers included; another protocol."
+        },
+    )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of the training speakers that becomes the split `validation`."}
     )
@@ -112,6 +153,10 @@ class DataArguments:
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     preprocessing_num_proc: int | None = None
+
+    def __post_init__(self):
+        if self.speaker_profiles not in PROTOCOLS:
+            raise ValueError(f"`speaker_profiles` ({self.speaker_profiles!r}) must be one of {', '.join(PROTOCOLS)}.")
 
 
 @dataclass

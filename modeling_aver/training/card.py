@@ -225,9 +225,20 @@ def _model_facts(run):
         f"Audio encoder: {_audio_encoder(config)}.",
         f"Video: {config.num_action_units} features a frame. {_features(identity)}",
         _scaling(run.feature_extractor),
-        f"Parameters: {run.results['num_parameters']:,}, of which {run.results['num_trainable_parameters']:,} were "
-        "trained.",
+        _parameters(run.results),
     ]
+
+
+def _parameters(results):
+    total, trained = results["num_parameters"], results["num_trainable_parameters"]
+    if results.get("lora") is None:
+        return f"Parameters: {total:,}, of which {trained:,} were trained."
+    lora = results["lora"]
+    return (
+        f"Parameters: {total:,}. Trained were {trained:,}, among them those of LoRA adapters of the audio encoder "
+        f"(rank {lora['rank']}, alpha {lora['alpha']:g}, on {', '.join(lora['target_modules'])}), which are merged "
+        "into its weights."
+    )
 
 
 def _as_code(config):

@@ -152,7 +152,9 @@ def print_predictions(predictions, labels, scores):
     console.print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 
-def write_results(output_dir, *, metrics, model, training_args, data_args, predictions=None, seen_in_training=False):
+def write_results(
+    output_dir, *, metrics, model, training_args, data_args, predictions=None, seen_in_training=False, trained=None
+):
     """
     Writes `results.json` (and `predictions.csv`): numbers with everything that a reader needs to know of the run.
 
@@ -164,6 +166,7 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
         metrics (`dict`): Of Trainer, `train_…` and `eval_…`.
         predictions (`pd.DataFrame`, *optional*): See [`predictions_table`].
         seen_in_training (`bool`, *optional*): Whether the scored clips are those trained on.
+        trained (`dict`, *optional*): `num_trainable_parameters` and `lora`, which `model` no longer shows.
     """
     output_dir = Path(output_dir)
     labels = list(model.config.id2label.values())
@@ -176,6 +179,7 @@ def write_results(output_dir, *, metrics, model, training_args, data_args, predi
         "labels": labels,
         "num_parameters": model.num_parameters(),
         "num_trainable_parameters": model.num_parameters(only_trainable=True),
+        **(trained or {}),
         "seed": training_args.seed,
         "num_processes": training_args.world_size,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -7,9 +7,11 @@ from ..configuration_aver import AverConfig
 from ..features import check_same_features
 from ..modeling_aver import AverForEmotionClassification
 from ..processing_aver import AverFeatureExtractor, AverProcessor
+from .adapters import add_lora
 from .collation import AverDataCollator
 from .encoding import fill_cache, fit_audio_standardization
 from .feature_cache import FeatureCache
+from .profiles import audio_identity, profiles_of_clips
 
 
 def build_processor(model_args, train_dataset, feature_identity=None):
@@ -46,7 +48,7 @@ def build_model(model_args, labels, processor):
     The model that the arguments describe, for `labels` (`list[str]`) and for what `processor` makes.
 
     Raises:
-        `ValueError`: if a checkpoint has other labels than the dataset.
+        `ValueError`: if a checkpoint has other labels than the dataset, or the audio encoder no layers for LoRA.
     """
     if model_args.model_name_or_path:
         model = _from_checkpoint(model_args, labels)
@@ -56,13 +58,15 @@ def build_model(model_args, labels, processor):
         model.freeze_feature_encoder()
     if model_args.freeze_audio_encoder:
         model.freeze_audio_encoder()
+    if lora := model_args.lora_values():
+        add_lora(model.base_model.audio_encoder, **lora)
     return model
 
 
 def build_collator(model, processor, clips, data_args, training_args):
     """
     The collator of training; before it, what it and the model need of the clips: the feature cache is filled, and the
-    statistics that audio frames are standardized by are taken of the training clips.
+    statistics that audio frames are standardized by are taken of the training clips, and of each speaker's.
 
     Args:
         model ([`AverForEmotionClassification`]), processor ([`AverProcessor`])
@@ -70,11 +74,11 @@ def build_collator(model, processor, clips, data_args, training_args):
         data_args ([`DataArguments`]), training_args ([`AverTrainingArguments`])
 
     Raises:
-        `ValueError`: if frames are to be kept of an audio encoder that trains.
+        `ValueError`: if frames are to be kept, or statistics of speakers taken, of an audio encoder that trains.
     """
     trunk, cache, batch_size = model.base_model, None, training_args.per_device_eval_batch_size
     if data_args.feature_cache_dir is not None:
-        if any(parameter.requires_grad for parameter in trunk.audio_encoder.parameters()):
+        if not _is_frozen(trunk):
             raise ValueError(
                 "`feature_cache_dir` keeps what the audio encoder makes, but this one trains and would make something "
                 "else after a step. Freeze it: --freeze_audio_encoder true."
@@ -90,7 +94,37 @@ def build_collator(model, processor, clips, data_args, training_args):
     if trunk.config.audio_normalization == "standardize" and not _has_statistics(trunk):
         trunk.to(training_args.device)
         fit_audio_standardization(trunk, collator, clips[0], batch_size)
+    _identify_audio(trunk, processor.feature_extractor)
+    if data_args.speaker_profiles == "unlabelled":
+        trunk.to(training_args.device)
+        collator.profiles = _profiles(model, collator, clips)
     return collator
+
+
+def _profiles(model, collator, clips):
+    """By `utterance_id`; each split's speakers by their clips of that split."""
+    trunk, profiles = model.base_model, {}
+    if trunk.config.audio_normalization == "standardize" and not _is_frozen(trunk):
+        raise ValueError(
+            "`speaker_profiles` takes statistics of what the audio encoder makes before training, but this one trains "
+            "and would make something else after a step. Freeze it: --freeze_audio_encoder true."
+        )
+    for dataset in filter(None, clips):
+        found = profiles_of_clips(model, collator.processor, dataset, collator.cache)
+        profiles = {**found, **profiles}  # clips that are trained on keep their profiles where they are scored too
+    return profiles
+
+
+def _identify_audio(trunk, extractor):
+    """Notes whose audio frames are standardized, for profiles to be told from those of another encoder."""
+    if trunk.config.audio_normalization == "none" or not _is_frozen(trunk):
+        extractor.audio_identity = None
+    elif extractor.audio_identity is None:
+        extractor.audio_identity = audio_identity(trunk, extractor)
+
+
+def _is_frozen(trunk):
+    return not any(parameter.requires_grad for parameter in trunk.audio_encoder.parameters())
 
 
 def _has_statistics(trunk):
