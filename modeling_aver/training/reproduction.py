@@ -192,7 +192,7 @@ def run_job(job, processes=1):
 
 def last_lines(path, count=_SHOWN):
     """The last lines of a log; of a progress bar, which writes over itself, what it said last."""
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = Path(path).read_bytes().decode("utf-8", errors="replace").split("\n")
     shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines]
     return tuple([line for line in shown if line][-count:])
 
