@@ -99,8 +99,44 @@ def figure3(
     network, processor = _load(model)
     (dynamics,) = feature_dynamics(network, AverDataCollator(processor)([dataset[ids.index(clip)]]))
     agreement = dynamics.sign_agreement()
-    plot_feature_dynamics(dynamics, out, title=f"{clip}: the streams move the same way {agreement:.0%} of the time")
+    plot_feature_dynamics({f"{clip}: the streams move the same way {agreement:.0%} of the time": dynamics}, out)
     typer.echo(f"{out}: derivative sign agreement {agreement:.3f}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def reproduce(
+    context: typer.Context,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="table1, table2, table3 or figure3.")],
+    recipe: Annotated[str | None, typer.Argument(help="Of train_hf.py; crema_d, ravdess: those carried.")] = None,
+    data: Annotated[str | None, typer.Option(help="The corpus's folder: --data_dir of train_hf.py.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="--audio_model_name_or_path of train_hf.py.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How often each row is trained.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="That train a row together.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and runs: runs/reproduce/RECIPE.")] = None,
+    only: Annotated[str | None, typer.Option(help="Rows to train, as msa+msa,concat; '' trains none.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Utterance id of figure3's picture (a).")] = None,
+):
+    """
+    Trains the rows of a table of the paper and writes it with its numbers beside ours, as Markdown, CSV and LaTeX.
+
+    Started again, it goes on where it stopped. All other flags are train_hf.py's and go to every row. Without recipe
+    and data it trains nothing and prints the table as it is.
+    """
+    from .training.reproduce import reproduce_experiment
+
+    own = {"--data_dir": data, "--audio_model_name_or_path": encoder, "--seeds": seeds}
+    flags = [word for flag, value in own.items() if value is not None for word in (flag, str(value))]
+    rest = context.args
+    if recipe is not None and recipe.startswith("-"):  # click takes the first flag that it does not know for it
+        recipe, rest = None, [recipe, *rest]
+    chosen = None if only is None else [name for name in only.split(",") if name]
+    failures = reproduce_experiment(
+        table, recipe, out, flags=[*flags, *rest], processes=processes, only=chosen, clip=clip
+    )
+    for failure in failures:
+        typer.echo(failure.to_text(), err=True)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()
