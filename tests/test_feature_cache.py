@@ -1,11 +1,19 @@
 """Frames of a frozen encoder, computed once: the same numbers, each clip once, and nothing stale or broken is read."""
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import aver_config, aver_model
+from safetensors.torch import load_file
+from test_train_hf import TINY
 
+import train_hf
 from datasets_scripts import load_crema_d
 from modeling_aver import AverProcessor
 from modeling_aver.training.collation import AverDataCollator
@@ -142,3 +150,57 @@ def test_running_statistics_do_not_depend_on_how_values_are_cut():
 def test_no_values_have_no_statistics():
     with pytest.raises(ValueError, match="nothing to take statistics of"):
         RunningStatistics((3,)).mean_and_deviation()
+
+
+FROZEN = {**TINY, "audio_layers": [0, 1], "audio_normalization": "standardize", "freeze_audio_encoder": True}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "frozen.yaml"
+    path.write_text(yaml.safe_dump({**FROZEN, "audio_dropout_rate": 0.3, "output_dir": str(tmp_path / "sound")}))
+    return path
+
+
+def losses_of(folder):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [line["loss"] for line in history if "loss" in line]
+
+
+def test_training_from_the_cache_is_training_from_the_sound(recipe, tmp_path):
+    train_hf.main([str(recipe)])
+    kept = ["--feature_cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "kept")]
+    train_hf.main([str(recipe), *kept])
+    assert losses_of(tmp_path / "kept") == pytest.approx(losses_of(tmp_path / "sound"), abs=1e-5)
+    weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "sound"))
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0)
+    scale = weights["aver.audio_standardization.mean"]
+    assert scale.abs().max() > 0.01, "the statistics of the training clips are part of the model"
+    assert str(tmp_path / "cache") not in (tmp_path / "kept" / "results.json").read_text().replace(
+        json.loads((tmp_path / "kept" / "results.json").read_text())["command"], ""
+    )
+
+
+def test_frames_of_an_encoder_that_trains_cannot_be_kept(recipe, tmp_path):
+    flags = ["--freeze_audio_encoder", "false", "--feature_cache_dir", str(tmp_path / "cache")]
+    with pytest.raises(ValueError, match="Freeze it: --freeze_audio_encoder true"):
+        train_hf.main([str(recipe), *flags])
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_encoding_and_read_each_others_frames(recipe, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29547"]
+    script = Path(__file__).resolve().parents[1] / "train_hf.py"
+    flags = ["--feature_cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "both")]
+    flags += ["--audio_dropout_rate", "0"]
+    done = subprocess.run(
+        [*command, str(script), str(recipe), *flags, "--per_device_train_batch_size", "2"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    train_hf.main([str(recipe), "--per_device_train_batch_size", "4", "--audio_dropout_rate", "0"])
+    assert losses_of(tmp_path / "both") == pytest.approx(losses_of(tmp_path / "sound"), abs=1e-4)
