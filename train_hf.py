@@ -24,6 +24,7 @@ from modeling_aver.training.adapters import merge_lora
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.card import write_card
 from modeling_aver.training.checkpoints import where_to_start
+from modeling_aver.training.experiment_card import write_experiment_card
 from modeling_aver.training.folds import (
     arguments_that_matter,
     begin,
@@ -56,6 +57,8 @@ def main(argv=None):
         train_unless_finished(run, *arguments_of(run, argv))
     if training_args.process_index == 0:
         print_summary(summarize(training_args.output_dir, runs))
+        for folder in {Path(training_args.output_dir), *(run.folder.parent for run in runs)}:
+            write_experiment_card(folder)
 
 
 def arguments_of(run, argv):

@@ -16,7 +16,9 @@ from made_up_corpora import ravdess_names, tiny_sound
 from test_train_hf import ROOT, TINY
 
 import train_hf
-from modeling_aver.training.folds import ARGUMENTS, find_folds, plan_runs
+from modeling_aver.training.experiment_card import write_experiment_card
+from modeling_aver.training.folds import ARGUMENTS, Run, find_folds, plan_runs, summarize
+from modeling_aver.training.push import push_run
 
 FAMILY = "luna_jimenez_5fold"
 FOLDS = ["1", "2", "3", "4", "5"]
@@ -166,6 +168,72 @@ def test_the_table_has_a_line_for_each_fold_and_for_mean_spread_and_pool(recipe,
     assert lines["std"][0] == f"{100 * results['std']['war']:.2f}"
 
 
+# ── their card ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cells(text, name):
+    line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_card_of_a_cross_validation_holds_the_numbers_of_its_results(finished):
+    text, results = (finished / "README.md").read_text(), read(finished / "results.json")
+    for fold, scores in results["folds"].items():
+        assert cells(text, fold) == [str(scores["clips"]), *(f"{100 * scores[name]:.2f}" for name in SCORES)]
+        assert (
+            f"[`fold_{fold}`](fold_{fold}/README.md)" in text and (finished / f"fold_{fold}" / "README.md").is_file()
+        )
+    assert cells(text, "mean")[1:] == [f"{100 * results['metrics'][f'eval_{name}']:.2f}" for name in SCORES]
+    assert cells(text, "sd")[1:] == [f"{100 * results['std'][name]:.2f}" for name in SCORES]
+    assert cells(text, "pooled")[1:] == [f"{100 * results['pooled'][name]:.2f}" for name in SCORES]
+    low, high = results["intervals"]["clips"]["war"]
+    assert cells(text, "WAR")[:2] == [f"{100 * results['pooled']['war']:.2f}", f"{100 * low:.2f} to {100 * high:.2f}"]
+    assert cells(text, "calm")[0] == str(sum(results["confusion"][results["labels"].index("calm")]))
+
+
+def test_the_card_says_what_the_runs_are_and_that_no_weights_are_here(finished):
+    text = (finished / "README.md").read_text()
+    assert "**No weights are in this folder.**" in text and not list(finished.glob("*.safetensors"))
+    for piece in (
+        "Nobody speaks in training and in scoring alike",
+        "CC BY-NC-SA 4.0",
+        "Acted emotion is not felt emotion",
+        "](confusion.png)",
+        "livingstone2018ravdess",
+    ):
+        assert piece in text
+    assert (finished / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert "/tmp/" not in text and str(finished.parent) not in text
+
+
+def test_the_card_of_seeds_has_a_line_for_each(finished, tmp_path):
+    for seed in (3, 4):
+        shutil.copytree(finished / "fold_2", tmp_path / f"seed_{seed}")
+    summarize(tmp_path, [Run(tmp_path / f"seed_{seed}", seed, f"{FAMILY}_2") for seed in (3, 4)])
+    text = write_experiment_card(tmp_path).read_text()
+    war = f"{100 * read(finished / 'fold_2' / 'results.json')['metrics']['eval_war']:.2f}"
+    assert cells(text, "3")[0] == cells(text, "4")[0] == cells(text, "mean")[0] == war
+    assert cells(text, "sd")[0] == "0.00" and "pooled" not in text and "predictions.csv" not in text
+
+
+def test_predictions_of_other_runs_get_no_card(experiment):
+    table = pd.read_csv(experiment / "predictions.csv", dtype=str)
+    table.loc[0, "prediction"] = "sad"
+    table.to_csv(experiment / "predictions.csv", index=False)
+    with pytest.raises(ValueError, match="results.json counts other clips or answers"):
+        write_experiment_card(experiment)
+
+
+def test_a_single_run_has_another_card(finished):
+    with pytest.raises(ValueError, match="fold_1 holds one run, not several"):
+        write_experiment_card(finished / "fold_1")
+
+
+def test_an_experiment_is_not_pushed_but_each_of_its_runs(finished):
+    with pytest.raises(ValueError, match=r"brings 5 runs together and holds no model. Name one of them, .*fold_1\."):
+        push_run(finished, "org/aver")
+
+
 # ── going on ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -228,7 +296,7 @@ def test_seeds_over_folds_report_the_mean_over_seeds_of_the_means_over_folds(rec
         for fold in FOLDS:
             folder = Path(shutil.copytree(finished / f"fold_{fold}", tmp_path / f"seed_{seed}" / f"fold_{fold}"))
             (folder / ARGUMENTS).write_text(json.dumps({**read(folder / ARGUMENTS), "seed": seed}))
-    better = tmp_path / "seed_43" / "fold_1" / "results.json"
+    better = tmp_path / "seed_43" / "fold_3" / "results.json"
     changed = read(better)
     changed["metrics"]["eval_war"] += 0.25
     better.write_text(json.dumps(changed))

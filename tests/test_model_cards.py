@@ -326,5 +326,7 @@ def test_there_is_a_committed_card_and_no_weights_beside_it():
 
 
 def test_the_template_is_installed_with_the_package():
-    assert '"model_card.md"' in (MODEL_CARDS.parent / "pyproject.toml").read_text()
-    assert card.TEMPLATE.is_file()
+    assert (
+        '"modeling_aver.training" = ["recipes/*.yaml", "*.md"]' in (MODEL_CARDS.parent / "pyproject.toml").read_text()
+    )
+    assert Path(card.__file__).with_name(card.TEMPLATE).is_file()

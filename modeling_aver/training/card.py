@@ -1,38 +1,25 @@
 """The model card of a finished run: what the Hub reads (YAML), and what a person has to know before using it."""
 
-import re
-from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
-from pathlib import Path
 
-import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_aver import AverConfig
 from ..features import FeatureIdentity
+from .card_pieces import SCORES, circumstances, citations, licence_id, licences, render, scored_results
 from .figures import plot_confusion, plot_losses
 from .run_folder import FinishedRun, portable_results
 from .scored_data import HUB_ID, ScoredData
 
-TEMPLATE = Path(__file__).with_name("model_card.md")
+TEMPLATE = "model_card.md"
 PICTURES = ("confusion.png", "loss.png")
 TRAINING_LOG = "training_log.csv"
 # Stand in a card until it is pushed: then repository and commit are known.
 REPOSITORY, REVISION = "<this repository>", "<commit>"
 
-# By their names in results.json: in the table, and the metric's id on the Hub with its arguments.
-SCORES = {
-    "eval_war": ("WAR", "accuracy", None),
-    "eval_uar": ("UAR", "recall", {"average": "macro"}),
-    "eval_macro_f1": ("macro F1", "f1", {"average": "macro"}),
-}
 TABLE_2 = ([], ["isa", "isa"], ["ica", "ica"], ["isa", "ica"], ["ica", "isa"], ["msa", "msa"])
 TABLE_3 = {"sinusoidal": "Sinusoidal", "learnable": "Learnable", "rope": "RoPE", "tarope": "TaRoPE"}
-PAPER = """@misc{koo-tarope,
-  title  = {Multimodal Self-Attention Network with Temporal Alignment for Audio-Visual Emotion Recognition},
-  author = {Koo, Inyong and Seong, Yeeun and Son, Minseok and Jang, Jaehyuk and Kim, Changick}
-}"""
 
 
 def write_card(folder):
@@ -72,32 +59,29 @@ def render_card(run, pictures=()):
         `str`: YAML metadata, then Markdown.
     """
     data = ScoredData(run.results, run.predictions, run.training)
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-    )
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        TEMPLATE,
         metadata=_metadata(run, data).to_yaml(),
         title=f"Audio-visual emotion recognition on {data.name}",
         about=_about(run),
         warning=" ".join(data.warnings),
         part=data.part,
         pictures=tuple(pictures),
-        **_results(run),
-        model=_model_facts(run),
+        **scored_results(run.results),
+        model=model_facts(run),
         data=data.facts(),
         repository=REPOSITORY,
         revision=REVISION,
         sampling_rate=run.config.sampling_rate,
         frame_rate=run.config.video_frame_rate,
         num_features=run.config.num_action_units,
-        limits=_limits(run, data),
+        limits=limits(run, data),
         log=run.log is not None,
         command=portable_results(run.results)["command"],
-        circumstances=_circumstances(run),
-        licences=_licences(run, data),
-        citations=[PAPER, *([data.head["citation"]] if data.head and data.head["citation"] else [])],
+        circumstances=circumstances(run.results, run.training),
+        licences=licences(data, audio_encoder_id(run.config)),
+        citations=citations(data),
     )
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
 def check_card(run):
@@ -132,12 +116,12 @@ def _draw(run):
 
 
 def _metadata(run, data):
-    base = _audio_encoder_id(run.config)
+    base = audio_encoder_id(run.config)
     metadata = ModelCardData(
         model_name=run.folder.resolve().name,
         library_name="transformers",
         pipeline_tag="audio-classification",
-        license=_licence_id(data),
+        license=licence_id(data),
         language="en" if data.head else None,
         base_model=base,
         datasets=[data.id] if data.hub_id or data.head else None,
@@ -182,42 +166,8 @@ def _about(run):
     )
 
 
-def _results(run):
-    """What the section Results shows; everything empty where no clip was scored."""
-    if run.predictions is None:
-        return dict.fromkeys(("scores", "intervals", "num_clips", "frequent", "recalls"))
-    metrics, intervals = run.results["metrics"], run.results.get("intervals")
-    counts = run.results["confusion"]
-    sizes = [sum(row) for row in counts]
-    labels = [_cell(label) for label in run.results["labels"]]
-    return {
-        "num_clips": f"{sum(sizes):,} clips",
-        "intervals": bool(intervals),
-        "scores": [
-            {
-                "name": name,
-                "value": _percent(metrics[key]),
-                "clips": _interval(intervals, "clips", key),
-                "speakers": _interval(intervals, "speakers", key),
-            }
-            for key, (name, _, _) in SCORES.items()
-            if key in metrics
-        ],
-        "frequent": {"label": labels[sizes.index(max(sizes))], "war": _percent(max(sizes) / sum(sizes))},
-        "recalls": [
-            {"label": label, "clips": size, "recall": _percent(row[index] / size) if size else "—", "counts": row}
-            for index, (label, size, row) in enumerate(zip(labels, sizes, counts, strict=True))
-        ],
-    }
-
-
-def _interval(intervals, over, key):
-    """Such as `61.2 to 70.3`; a dash where there is none."""
-    found = ((intervals or {}).get(over) or {}).get(key.removeprefix("eval_"))
-    return "—" if found is None else f"{_percent(found[0])} to {_percent(found[1])}"
-
-
-def _model_facts(run):
+def model_facts(run):
+    """Sentences on what the model of a [`FinishedRun`] is."""
     config, identity = run.config, run.config.feature_identity
     return [
         f"Configuration: `{_as_code(config)}`; all else but the audio encoder is as in the paper, see `config.json`.",
@@ -263,7 +213,7 @@ def _positions(config):
 
 
 def _audio_encoder(config):
-    audio, name = config.audio_config, _audio_encoder_id(config)
+    audio, name = config.audio_config, audio_encoder_id(config)
     origin = "no Hub id is on record: it started from random weights or from a folder"
     if name:
         origin = f"started from [{name}](https://huggingface.co/{name})"
@@ -273,7 +223,7 @@ def _audio_encoder(config):
     )
 
 
-def _audio_encoder_id(config):
+def audio_encoder_id(config):
     """Hub id that the audio encoder came from, or `None`."""
     name = config.audio_config.name_or_path
     return name if HUB_ID.fullmatch(name or "") else None
@@ -294,9 +244,10 @@ def _scaling(feature_extractor):
     return "The video features are standardized by the statistics of the training clips, which the processor holds."
 
 
-def _limits(run, data):
+def limits(run, data):
+    """Sentences on what no number of a run speaks of."""
     people = "Actors who say a few English sentences to a camera, in North America."
-    limits = [
+    found = [
         f"{people if data.head else 'The people, language and cameras of its training clips.'} Other people, "
         "languages, cameras and spontaneous behaviour are not covered by any number here.",
         f"It answers with one of {len(run.results['labels'])} emotions, whatever it is given.",
@@ -304,59 +255,10 @@ def _limits(run, data):
         "Nobody has measured whether it works equally well for people of different age, gender, skin or accent.",
     ]
     if data.is_calibrated:
-        limits.append(
+        found.append(
             "It was trained on clips standardized by statistics of their own speaker. Without a speaker's profile "
             "(`aver enroll`) the scores above are not to be expected."
         )
     if run.config.audio_config.model_type == "whisper":
-        limits.append("Its audio encoder hears at most 30 s at once.")
-    return limits
-
-
-def _circumstances(run):
-    """Rows of the table of how it was made; entries that the run did not record are left out."""
-    results, metrics, training = run.results, run.results["metrics"], run.training
-    rows = {
-        "date": results.get("date"),
-        "hardware": results.get("hardware"),
-        "processes": results.get("num_processes"),
-        "seed": results.get("seed"),
-        "epochs": _shown(metrics.get("epoch"), lambda value: f"{value:g}"),
-        "clips a step and process": training.get("per_device_train_batch_size"),
-        "accumulated steps": training.get("gradient_accumulation_steps"),
-        "learning rate": _shown(training.get("learning_rate"), lambda value: f"{value:g}"),
-        "training time": _shown(metrics.get("train_runtime"), lambda value: f"{value:,.0f} s"),
-        "training loss": _shown(metrics.get("train_loss"), lambda value: f"{value:.4f} (mean of all steps)"),
-        "versions": ", ".join(f"{name} {version}" for name, version in results["versions"].items()),
-    }
-    return {name: _cell(value) for name, value in rows.items() if value is not None}
-
-
-def _shown(value, form: Callable):
-    return None if value is None else form(value)
-
-
-def _licence_id(data):
-    """Apache-2.0, unless clips that may not be used commercially were trained on: then theirs."""
-    head = data.head or {}
-    return head["license"] if "-nc-" in head.get("license", "") else "apache-2.0"
-
-
-def _licences(run, data):
-    base = _audio_encoder_id(run.config)
-    notes = ["Code: Apache-2.0."]
-    notes.append(f"Training clips ({data.name}): {data.head['licence'] if data.head else 'ask whoever offers them.'}")
-    if "-nc-" in _licence_id(data):
-        notes.append("So this model, which was trained on them, is not for commerce.")
-    if base:
-        notes.append(f"Audio encoder: as [{base}](https://huggingface.co/{base}) says.")
-    return notes
-
-
-def _percent(value):
-    return f"{100 * value:.2f}"
-
-
-def _cell(value):
-    """Text that cannot end a cell of a Markdown table."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
+        found.append("Its audio encoder hears at most 30 s at once.")
+    return found

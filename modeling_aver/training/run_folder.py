@@ -52,6 +52,12 @@ class FinishedRun:
         """
         folder = Path(folder)
         results = _read_results(folder)
+        for kind in ("fold", "seed"):
+            if several := list(results.get(f"{kind}s", ())):
+                raise ValueError(
+                    f"{folder} brings {len(several)} runs together and holds no model. Name one of them, such as "
+                    f"{folder / f'{kind}_{several[0]}'}."
+                )
         for name in ("config.json", "processor_config.json"):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} lacks {name}: name the folder that train_hf.py wrote.")
