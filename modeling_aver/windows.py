@@ -15,7 +15,7 @@ import numpy as np
 
 LONGEST = 30.0  # seconds heard and seen at once: as much as whisper's encoder and the learnable positions reach
 LEVELS = 10  # of the loudness, for each step of the track
-ONE_FRAME = 0.04  # seconds that a picture is shown at most, for all that is known
+ONE_FRAME = 0.1  # seconds that a picture is shown at most, for all that is known
 
 
 @dataclass
@@ -92,10 +92,10 @@ class Window:
 
 def check_window(window, hop):
     """Refuses windows (s) that no model takes, and hops (s) that leave gaps."""
-    if not (window > 0 and 0 < hop <= window):
-        raise ValueError(
-            f"`window` ({window} s) must be positive, and `hop` ({hop} s) positive and no longer than it."
-        )
+    if not 0 < window <= LONGEST:
+        raise ValueError(f"`window` ({window} s) must be positive, and {LONGEST:.0f} s at most.")
+    if not 0 < hop <= window:
+        raise ValueError(f"`hop` ({hop} s) must be positive, and no longer than `window` ({window} s).")
 
 
 def whole(recording):

@@ -49,6 +49,15 @@ class Brightness:
         return FaceTrack(timestamps, features, success, self.identity)
 
 
+class BrightnessInPassing(Brightness):
+    """The same, frame by frame while the video is read."""
+
+    def frames(self, video):
+        for seconds, pixels in read_frames(video):
+            found = pixels.mean() > 20
+            yield seconds, np.array([pixels.mean(), pixels[:4, :4].mean()], np.float32) * found, bool(found)
+
+
 def calls(extractor):
     """Names of the clips that were extracted, in order."""
     return extractor.log.read_text().split("\n")[:-1] if extractor.log.exists() else []
