@@ -213,6 +213,37 @@ def predict(
 
 
 @app.command()
+def enroll(
+    clips: Annotated[
+        list[Path], typer.Argument(metavar="CLIP…", help="Recordings of one person, or folders of them.")
+    ],
+    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="File for the profile, such as anna.safetensors.")],
+    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
+    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
+    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+):
+    """Writes a person's profile from recordings without labels: what is usual for their face and voice."""
+    from .features.clips import find_clips
+    from .inference import find_faces
+    from .inference.enrollment import check_streams, enroll_speaker, print_enrollment
+
+    check_streams(streams)
+    found, skipped = find_clips(clips)
+    network, processor = _load(model)
+    faces = None
+    if processor.feature_extractor.action_unit_mean is None:
+        streams = "audio"  # of the face, nothing would enter
+    if streams != "audio":
+        options = {} if openface is None else {"openface": openface}
+        faces = find_faces(processor.feature_extractor, action_units_folder, **options)
+    profile, failed = enroll_speaker(network, processor, found, faces, streams)
+    profile.save(out)
+    failed.update((outcome.clip, outcome.reason) for outcome in skipped)
+    print_enrollment(profile, failed, out)
+
+
+@app.command()
 def push(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="What train_hf.py wrote.")],
     repo_id: Annotated[str, typer.Argument(help="Such as org/aver-tarope.")],

@@ -187,9 +187,9 @@ class _Stream:
         return {f"{name}_mean": mean.astype(np.float32), f"{name}_std": np.sqrt(variance).astype(np.float32)}
 
 
-def audio_identity(model, feature_extractor):
-    """`str`: which layers of which weights a model hears, in words and as a digest; see [`SpeakerProfile`]."""
-    config, facts = model.config, describe_encoder(model.base_model, feature_extractor, "float32")
+def audio_identity(trunk, feature_extractor):
+    """`str`: which layers of which encoder an [`AverModel`] hears, in words and as a digest of its weights."""
+    config, facts = trunk.config, describe_encoder(trunk, feature_extractor, "float32")
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     layers = "last layer" if config.audio_layers is None else f"layers {config.audio_layers}"
     return f"{config.audio_config.model_type}, {layers}, pooled by {config.audio_pooling_stride} ({digest})"

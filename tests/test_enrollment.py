@@ -1,0 +1,99 @@
+"""`aver enroll`: a person's profile from recordings of them."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import aver_config, aver_model
+from made_up_media import tone, write_sound
+from test_audio_frames import with_statistics
+from typer.testing import CliRunner
+
+from datasets_scripts import SAMPLE_DIR, load_crema_d
+from modeling_aver import AverProcessor, SpeakerProfile
+from modeling_aver.cli import app
+from modeling_aver.features.clips import Clip
+from modeling_aver.inference.enrollment import enroll_speaker
+from modeling_aver.training.profiles import estimate_profile
+
+VIDEOS, TABLES = SAMPLE_DIR / "VideoFlash", SAMPLE_DIR / "OpenFace"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model = with_statistics(aver_model(aver_config(num_action_units=35, audio_normalization="standardize")))
+    model.save_pretrained(folder)
+    scale = {"action_unit_mean": [0.3] * 35, "action_unit_std": [0.5] * 35}
+    AverProcessor.from_config(model.config, **scale).save_pretrained(folder)
+    return folder
+
+
+def aver(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_enroll_writes_what_the_dataset_gives_of_the_same_clips(saved, tmp_path):
+    out = tmp_path / "actor.safetensors"
+    output = aver("enroll", VIDEOS, "--model", saved, "--out", out, "--action-units-folder", TABLES)
+    profile = SpeakerProfile.load(out)
+    from modeling_aver.cli import _load
+
+    rows = load_crema_d(SAMPLE_DIR, split="train")
+    expected = estimate_profile(*_load(str(saved)), rows)
+    np.testing.assert_allclose(profile.action_unit_mean, expected.action_unit_mean, atol=1e-4)
+    np.testing.assert_allclose(profile.action_unit_std, expected.action_unit_std, atol=1e-4)
+    assert (profile.num_clips, profile.num_faces) == (6, expected.num_faces)
+    assert profile.audio_seconds == pytest.approx(expected.audio_seconds, rel=0.01)
+    np.testing.assert_allclose(profile.audio_mean, expected.audio_mean, atol=0.05)  # MP3 there, WAV here
+    assert f"6 clips, {profile.audio_seconds:.1f} s of sound, {profile.num_faces:,} pictures with a face" in output
+    assert "6 clips are few" in output
+
+
+def test_a_voice_alone_leaves_the_face_as_in_training(saved, tmp_path):
+    out = tmp_path / "voice.safetensors"
+    sounds = sorted((SAMPLE_DIR / "AudioWAV").glob("*.wav"))
+    aver("enroll", *sounds, "--model", saved, "--out", out, "--streams", "audio")
+    profile = SpeakerProfile.load(out)
+    assert (profile.num_clips, profile.num_faces) == (6, 0)
+    np.testing.assert_allclose(profile.action_unit_std, 0.5, rtol=1e-6)
+
+
+def test_a_model_that_standardizes_voices_alone_looks_at_no_face(tmp_path):
+    model = aver_model(aver_config(num_action_units=35, audio_normalization="standardize"))
+    model.save_pretrained(tmp_path)
+    AverProcessor.from_config(model.config).save_pretrained(tmp_path)
+    out = tmp_path / "voice.safetensors"
+    output = aver("enroll", VIDEOS, "--model", tmp_path, "--out", out)  # without MediaPipe, OpenFace or tables
+    assert SpeakerProfile.load(out).action_unit_mean is None
+    assert "s of sound" in output and "face" not in output
+
+
+def test_a_recording_that_cannot_be_used_is_named_and_the_others_are(saved, tmp_path):
+    (tmp_path / "clips").mkdir()
+    shutil.copy(next(VIDEOS.glob("*.flv")), tmp_path / "clips")
+    (tmp_path / "clips" / "broken.mp4").write_bytes(b"no film at all")
+    out = tmp_path / "one.safetensors"
+    output = aver("enroll", tmp_path / "clips", "--model", saved, "--out", out, "--action-units-folder", TABLES)
+    assert "broken.mp4 is left out" in output and "1 clips" in output
+
+
+def test_a_long_recording_counts_as_several_clips(tmp_path):
+    model = aver_model(aver_config(audio_normalization="standardize"))
+    path = write_sound(tmp_path / "long.wav", tone(seconds=25.5))
+    profile, failed = enroll_speaker(
+        model, AverProcessor.from_config(model.config), [Clip(path, "long")], None, "audio"
+    )
+    assert (profile.num_clips, failed) == (3, {})
+    assert profile.audio_seconds == pytest.approx(25.5, abs=0.1)
+
+
+def test_a_model_that_standardizes_nothing_needs_no_profile(tmp_path):
+    model = aver_model(aver_config(num_action_units=35))
+    model.save_pretrained(tmp_path)
+    AverProcessor.from_config(model.config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="standardizes neither"):
+        aver("enroll", VIDEOS, "--model", tmp_path, "--out", tmp_path / "x", "--action-units-folder", TABLES)
