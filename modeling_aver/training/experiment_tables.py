@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
+from .experiment_results import measure
 from .experiments import EXPERIMENTS, fusion_cost, parameter_note
 from .results import write_whole
 from .scored_data import CORPORA, ScoredData
@@ -21,19 +22,21 @@ _WIDE = 1000  # characters: no table is wider
 _LATEX_HEAD = "% Needs \\usepackage{booktabs}.\n"
 
 
-def experiment_table(plan, measured):
+def experiment_table(plan, runs):
     """
     Everything that is known of each row, in numbers.
 
     Args:
         plan ([`Plan`])
-        measured (`dict[str, Measured]`): By row, see [`~training.experiment_results.measure`].
+        runs (`dict[str, RowRuns]`): By row, those that are finished.
 
     Returns:
         `pd.DataFrame`: a row a method that the paper cites, then a row a row of the experiment. Accuracies, their
         differences and the ends of intervals are in %; what is not known, or not yet run, is missing.
     """
     experiment = plan.experiment
+    measured = measure(experiment, runs)
+    corpus = _scored_data(runs).name if runs else None
     corpora = paper_corpora(experiment)
     lines = [
         {"row": method.title, "title": method.title, "year": method.year, **_paper(method, corpora)}
@@ -42,9 +45,10 @@ def experiment_table(plan, measured):
     for row in experiment.rows:
         cost = fusion_cost(row, **plan.sizes)
         line = {"row": row.name, "title": row.title, "parameters": cost.parameters, "gflops": cost.gflops}
-        lines.append({**line, **_paper(row, corpora), **_measured_values(measured.get(row.name))})
+        ours = {"corpus": corpus if row.name in measured else None, **_measured_values(measured.get(row.name))}
+        lines.append({**line, **_paper(row, corpora), **ours})
     names = ["row", "title", "year", "parameters", "gflops", *(f"paper_{corpus}" for corpus in corpora)]
-    table = pd.DataFrame(lines).reindex(columns=[*names, *_measured_values(None)])
+    table = pd.DataFrame(lines).reindex(columns=[*names, "corpus", *_measured_values(None)])
     return table.astype({"year": "Int64", "parameters": "Int64", "num_seeds": "Int64"}).round(4)
 
 
@@ -67,7 +71,10 @@ def shown_table(plan, table):
     for corpus in paper_corpora(experiment):
         shown[f"paper ({CORPORA[corpus]})"] = [_number(value) for value in table[f"paper_{corpus}"]]
     lines = table.to_dict("records")
-    shown["ours"] = [_accuracy(line, seeds) if own else NONE for line, own in zip(lines, ours, strict=True)]
+    corpus = next(iter(table["corpus"].dropna()), None)
+    shown["ours" if corpus is None else f"ours ({corpus})"] = [
+        _accuracy(line, seeds) if own else NONE for line, own in zip(lines, ours, strict=True)
+    ]
     for unit in ("clips", "speakers"):
         shown[f"over {unit}"] = [_interval(line, f"over_{unit}") for line in lines]
     if experiment.reference is not None:
@@ -184,11 +191,16 @@ def _accuracy(line, wanted):
 def _data_notes(runs):
     if not runs:
         return ["Nothing was run here yet: all that is shown is what the paper prints, and what can be counted."]
-    row = next(iter(runs.values()))
-    seed = next(iter(row.results))
-    data = ScoredData(row.results[seed], row.predictions[seed], row.training)
+    data = _scored_data(runs)
     warnings = [f"**{warning}**" for warning in data.warnings]
     return [*warnings, " ".join(fact for fact in data.facts() if not fact.startswith("**"))]
+
+
+def _scored_data(runs):
+    """Of any run: all have the same data."""
+    row = next(iter(runs.values()))
+    seed = next(iter(row.results))
+    return ScoredData(row.results[seed], row.predictions[seed], row.training)
 
 
 def _method_notes(plan, runs):
@@ -237,7 +249,7 @@ def _latex(experiment, shown, notes):
         index=False,
         escape=True,
         column_format="l" + "r" * (len(shown.columns) - 1),
-        caption=experiment.title.replace("%", r"\%"),
+        caption="Koo et al., " + experiment.title.replace("%", r"\%"),
         label=f"tab:{experiment.name}",
         position="htb",
     )

@@ -1,7 +1,10 @@
 """Figure 3 of trained runs: whether the CTM loss makes both streams move together, in one clip and in all."""
 
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
 import pandas as pd
-import torch
 from torch.utils.data import DataLoader
 
 import train_hf
@@ -9,15 +12,20 @@ import train_hf
 from ..analysis import feature_dynamics, plot_feature_dynamics, plot_sign_agreements
 from ..modeling_aver import AverForEmotionClassification
 from ..processing_aver import AverProcessor
-from .arguments import parse_arguments
+from .arguments import AverTrainingArguments, parse_arguments
 from .collation import AverDataCollator
 from .folds import plan_runs
+from .profiles import profiles_of_clips
 from .results import write_whole
 from .statistics import LEVEL, clustered_mean_interval
 
 AGREEMENTS = "sign_agreement.csv"  # of a run, beside its results
 PAPERS_CLIP = "1087_MTIANG_XX"  # section 3.5
 NAMES = {"tarope": "without CTM", "tarope+ctm": "with CTM"}
+_NOTHING = (
+    "No picture: in no scored clip do both streams last two moments together. Figure 3 takes a row of features for "
+    "each video frame."
+)
 _KEYS = ["utterance_id", "speaker_id", "label", "seed"]
 
 
@@ -31,14 +39,17 @@ def draw_figure3(plan, clip=None):
 
     Returns:
         `tuple`: the files (`list[Path]`: (a), (b), and a CSV with each clip's agreement), and a sentence that sums
-        them up; no file and no sentence (`None`) where a row has no finished run.
+        them up; no file and no sentence (`None`) where a row has no finished run, and a sentence alone where in no
+        clip both streams can be compared.
 
     Raises:
-        `ValueError`: if there is no such clip, or if in no clip both streams can be compared.
+        `ValueError`: if there is no such clip.
     """
     table = agreement_table(plan)
     if table is None:
         return [], None
+    if table.empty:
+        return [], _NOTHING
     paths = {name: plan.out / name for name in ("figure3a.png", "figure3b.png", "figure3b.csv")}
     write_whole(paths["figure3b.csv"], table.to_csv(index=False))
     _draw_clip(plan, table, clip, paths["figure3a.png"])
@@ -68,20 +79,9 @@ def agreement_table(plan):
         return None
     tables = []
     for seed, jobs in both.items():
-        columns = [run_agreements(jobs[title]).assign(seed=seed).set_index(_KEYS) for title in NAMES.values()]
-        tables.append(
-            pd.concat(
-                [column["agreement"].rename(title) for title, column in zip(NAMES.values(), columns, strict=True)],
-                axis=1,
-            )
-        )
-    table = pd.concat(tables).dropna().reset_index()
-    if table.empty:
-        raise ValueError(
-            "In no scored clip do both streams last two moments together, so that Figure 3 has nothing to compare. It "
-            "takes a row of features for each video frame."
-        )
-    return table
+        columns = {title: run_agreements(jobs[title]).assign(seed=seed).set_index(_KEYS) for title in NAMES.values()}
+        tables.append(pd.concat({title: column["agreement"] for title, column in columns.items()}, axis=1))
+    return pd.concat(tables).dropna().reset_index()
 
 
 def run_agreements(job):
@@ -94,7 +94,7 @@ def run_agreements(job):
     """
     path = job.folder / AGREEMENTS
     if not path.is_file():
-        together = pd.concat([_agreements(*scored) for scored in _scored_parts(job)])
+        together = pd.concat([part.agreements() for part in _parts(job)])
         write_whole(path, together.to_csv(index=False))
     return pd.read_csv(path, dtype={name: str for name in _KEYS})
 
@@ -114,42 +114,50 @@ def _draw_clip(plan, table, clip, path):
     plot_feature_dynamics(panels, path)
 
 
+class _Part(NamedTuple):
+    """What one training of a job scored: a fold, or all."""
+
+    folder: Path
+    dataset: datasets.Dataset
+    speaker_profiles: str
+    training_args: AverTrainingArguments
+
+    def dynamics(self, rows=None):
+        """[`FeatureDynamics`] of each scored clip, or of some rows."""
+        arguments = self.training_args
+        model = AverForEmotionClassification.from_pretrained(self.folder).eval().to(arguments.device)
+        processor = AverProcessor.from_pretrained(self.folder)
+        profiles = None
+        if self.speaker_profiles != "none":
+            profiles = profiles_of_clips(model, processor, self.dataset)
+        collate = AverDataCollator(processor, profiles=profiles)
+        clips = self.dataset if rows is None else self.dataset.select(rows)
+        batches = DataLoader(clips, batch_size=arguments.per_device_eval_batch_size, collate_fn=collate)
+        return [one for batch in batches for one in feature_dynamics(model, batch.to(model.device))]
+
+    def agreements(self):
+        """See [`run_agreements`]."""
+        names = self.dataset.features["label"].names
+        agreements = [one.sign_agreement() if len(one.shared_moments()) > 1 else None for one in self.dynamics()]
+        columns = {name: self.dataset[name] for name in ("utterance_id", "speaker_id")}
+        labels = [names[index] for index in self.dataset["label"]]
+        return pd.DataFrame({**columns, "label": labels, "agreement": agreements})
+
+
 def _dynamics_of(job, clip):
-    for folder, dataset, training_args in _scored_parts(job):
-        ids = list(dataset["utterance_id"])
+    for part in _parts(job):
+        ids = list(part.dataset["utterance_id"])
         if clip in ids:
-            (one,) = _all_dynamics(folder, dataset.select([ids.index(clip)]), training_args)
-            return one
+            return part.dynamics([ids.index(clip)])[0]
     raise ValueError(f"{job.name} scored no clip {clip}.")
 
 
-def _agreements(folder, dataset, training_args):
-    found = _all_dynamics(folder, dataset, training_args)
-    names = dataset.features["label"].names
-    return pd.DataFrame(
-        {
-            "utterance_id": dataset["utterance_id"],
-            "speaker_id": dataset["speaker_id"],
-            "label": [names[index] for index in dataset["label"]],
-            "agreement": [one.sign_agreement() if len(one.shared_moments()) > 1 else None for one in found],
-        }
-    )
-
-
-def _all_dynamics(folder, dataset, training_args):
-    device = torch.device("cpu") if training_args.use_cpu else training_args.device
-    model = AverForEmotionClassification.from_pretrained(folder).eval().to(device)
-    collate = AverDataCollator(AverProcessor.from_pretrained(folder))
-    batches = DataLoader(dataset, batch_size=training_args.per_device_eval_batch_size, collate_fn=collate)
-    return [one for batch in batches for one in feature_dynamics(model, batch.to(device))]
-
-
-def _scored_parts(job):
-    """Of each fold, or of the only run: its folder, the clips that it scored, and its training arguments."""
+def _parts(job):
+    """[`_Part`] of each fold, or of the only run."""
     _, data_args, training_args = parse_arguments(job.argv)
     for run in plan_runs(data_args, training_args, train_hf.configurations_of(data_args)):
-        _, of_run, training_args = train_hf.arguments_of(run, job.argv)
-        yield run.folder, train_hf.load_splits(of_run).scored, training_args
+        _, data_args, training_args = train_hf.arguments_of(run, job.argv)
+        yield _Part(run.folder, train_hf.load_splits(data_args).scored, data_args.speaker_profiles, training_args)
 
 
 def _summary(table):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .experiment_results import measure, read_runs
+from .experiment_results import read_runs
 from .experiment_tables import experiment_table, notes_of, print_table, write_tables
 from .experiments import find_experiment
 from .figure3 import draw_figure3
@@ -21,7 +21,7 @@ def reproduce_experiment(name, recipe=None, out=None, *, flags=(), processes=1, 
     Args:
         name (`str`): table1, table2, table3 or figure3.
         recipe (`str`, *optional*): A file, or the name of a recipe of the package. Defaults to the paper's of CREMA-D,
-            with which nothing is trained unless a flag names the data.
+            with which nothing is trained unless a flag names data.
         out (`str` or `Path`, *optional*): Folder for tables and runs. Defaults to runs/reproduce/ and the recipe's
             name; one folder serves all experiments with one recipe.
         flags (`Sequence[str]`, *optional*): Of `train_hf.py`, for every row.
@@ -37,16 +37,19 @@ def reproduce_experiment(name, recipe=None, out=None, *, flags=(), processes=1, 
         raise ImportError('Pictures need matplotlib: pip install "modeling-aver[plot]".')
     path = find_recipe(recipe or "crema_d")
     plan = plan_experiment(experiment, path, out or Path("runs/reproduce") / path.stem, flags, processes)
-    if only is None and recipe is None and not any(flag.split("=")[0] == "--data_dir" for flag in flags):
+    if (
+        only is None
+        and recipe is None
+        and not {flag.split("=")[0] for flag in flags} & {"--data_dir", "--dataset_name"}
+    ):
         only = []  # the paper's corpus without its folder: there is nothing to train on
     failures = run_jobs(plan.jobs if only is None else plan.choose(only), processes)
     runs = read_runs(plan)
-    measured = measure(experiment, runs)
     files, notes = [], notes_of(plan, runs)
     if name == "figure3":
         files, summary = draw_figure3(plan, clip)
         notes = [*([summary] if summary else []), *notes]
-    table = experiment_table(plan, measured)
+    table = experiment_table(plan, runs)
     files = [*write_tables(plan, table, notes), *files]
     print_table(plan, table, notes)
     Console(highlight=False).print(f"Written: {', '.join(map(str, files))}", markup=False, soft_wrap=True)
