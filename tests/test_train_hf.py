@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 import yaml
 from datasets import ClassLabel, Dataset, Features
 from safetensors.torch import load_file
@@ -273,6 +274,25 @@ def test_a_split_that_is_not_there_is_named(recipe):
         train_hf.main([str(recipe), "--eval_split", "test"])
 
 
+def test_a_dataset_that_lacks_a_column_is_named(recipe, tmp_path):
+    Dataset.from_dict({"audio": ["a"], "label": [0]}).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(ValueError, match="The dataset lacks the columns action_units, .*; it has audio, label"):
+        train_hf.main([str(recipe), "--dataset_name", str(tmp_path / "data")])
+
+
+def test_a_configuration_that_does_not_exist_is_told_which_do(recipe):
+    with pytest.raises(ValueError, match="speaker_5fold_9.*speaker_5fold_5"):
+        train_hf.main([str(recipe), "--dataset_config_name", "speaker_5fold_9"])
+
+
+def test_a_place_to_report_to_that_is_not_installed_is_named(recipe, monkeypatch):
+    monkeypatch.setattr(transformers.integrations.integration_utils, "is_wandb_available", lambda: False)
+    with pytest.raises(ImportError, match=r"^`report_to` \(wandb\): .* requires wandb to be installed"):
+        train_hf.main([str(recipe), "--report_to", "wandb"])
+    with pytest.raises(ValueError, match="nowhere is not supported, only .*tensorboard"):
+        train_hf.main([str(recipe), "--report_to", "nowhere"])
+
+
 def test_a_mistake_ends_in_one_line():
     command = [sys.executable, str(ROOT / "train_hf.py"), "nowhere.yaml"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
@@ -285,10 +305,10 @@ def test_a_mistake_ends_in_one_line():
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_told_at_once(recipe, tmp_path, monkeypatch):
-    def fail(*args):
+    def fail(model, input_values=None, action_units=None, labels=None, **others):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(train_hf.AverTrainer, "training_step", fail)
+    monkeypatch.setattr(AverForEmotionClassification, "forward", fail)
     with pytest.raises(
         ValueError, match=r"`per_device_train_batch_size` \(4\) does not fit .*\(up to 2.4 s\)\. Halve it"
     ):

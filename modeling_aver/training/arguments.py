@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from ..configuration_aver import AverConfig
 from .adapters import require_peft
@@ -201,6 +202,7 @@ class AverTrainingArguments(TrainingArguments):
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"  # as Trainer does for `load_best_model_at_end`
         super().__post_init__()
+        self._check_reporting()
         if self.eval_strategy == "no" and (self.load_best_model_at_end or self.early_stopping_patience is not None):
             raise ValueError(
                 f"`{self.scores_while_training()}` chooses by evaluations, but `eval_strategy` is no. Set it to epoch."
@@ -223,6 +225,14 @@ class AverTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`label_smoothing_factor` ({self.label_smoothing_factor}) must be 0: the model makes its own loss."
             )
+
+    def _check_reporting(self):
+        """Trainer would notice when the clips are read and the model is built."""
+        for callback in get_reporting_integration_callbacks(self.report_to):
+            try:
+                callback()
+            except RuntimeError as error:
+                raise ImportError(f"`report_to` ({', '.join(self.report_to)}): {error}") from error
 
     def scores_while_training(self):
         """`str` or `None`: the argument for which clips are scored before training ends."""
