@@ -137,6 +137,12 @@ def test_a_mistake_is_named_before_training(recipe, tmp_path, mistake):
         train_hf.main([str(recipe), "--output_dir", str(tmp_path), *flags])
 
 
+def test_weights_in_parts_are_refused_for_they_could_not_be_merged(recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="`lora_rank` merges adapters into whole weights at the end, but FSDP"):
+        parse_arguments([str(recipe)])
+
+
 def test_values_of_adapters_without_a_rank_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`lora_alpha` and `lora_target_modules` need `lora_rank`"):
         parse_arguments(["--output_dir", str(tmp_path), "--use_cpu", "--lora_alpha", "16"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
@@ -149,6 +150,9 @@ class DataArguments:
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of the training speakers that becomes the split `validation`."}
     )
+    streams: str = field(
+        default="both", metadata={"help": "both, or a baseline: audio or video, with the other taken from every clip."}
+    )
     train_split: str = "train"
     eval_split: str | None = field(default=None, metadata={"help": "Scored after training. Never used to choose."})
     max_train_samples: int | None = None
@@ -263,7 +267,18 @@ def parse_arguments(argv=None):
     parser = HfArgumentParser((ModelArguments, DataArguments, AverTrainingArguments))
     if argv and not argv[0].startswith("-"):
         parser.set_defaults(**_checked_recipe(parser, argv.pop(0)))
-    return parser.parse_args_into_dataclasses(argv)
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(argv)
+    _check_adapters_are_whole(model_args, training_args)
+    return model_args, data_args, training_args
+
+
+def _check_adapters_are_whole(model_args, training_args):
+    by_accelerate = any(map(parse_flag_from_env, ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")))
+    if model_args.lora_rank is not None and (training_args.fsdp or training_args.deepspeed or by_accelerate):
+        raise ValueError(
+            "`lora_rank` merges adapters into whole weights at the end, but FSDP and DeepSpeed keep parts of them in "
+            "each process. Launch it by torchrun or accelerate without either: adapters need little memory."
+        )
 
 
 def _checked_recipe(parser, path):
