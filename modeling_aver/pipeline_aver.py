@@ -195,7 +195,11 @@ class EmotionPipeline(ChunkPipeline):
         if library is None:
             return _sound_alone(path, self.processor.feature_extractor.sampling_rate, streams)
         faces = None if streams == "audio" else self._faces(library, action_units_folder, extractor)
-        return library.open_recording(path, faces, self.processor.feature_extractor.sampling_rate, streams, damage)
+        rates = {
+            "sampling_rate": self.processor.feature_extractor.sampling_rate,
+            "frame_rate": self.processor.feature_extractor.video_frame_rate,
+        }
+        return library.open_recording(path, faces, streams=streams, damage=damage, **rates)
 
     def _faces(self, library, action_units_folder, extractor):
         """Where features come from; looked for once, for it may be read from disk."""

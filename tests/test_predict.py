@@ -188,7 +188,7 @@ def test_a_timeline_goes_on_beyond_damage_and_says_where_it_was(recognize, tmp_p
     out = tmp_path / "out"
     faces, timing = FacesOfExtractor(BrightnessInPassing(tmp_path / "calls.txt")), {"window": 1.0, "hop": 0.5}
     predictions = predict_clips(recognize, find_clips([video]), faces, out, timing=timing, formats=["json", "csv"])
-    assert "used as far as it goes" in predictions.done["a"]["notes"][0]
+    assert "used as far as it goes" in predictions.done["a"]["notes"][-1]
     answer = json.loads((out / "timelines" / "a.json").read_text())
     assert answer["timeline"][-1]["end"] == pytest.approx(answer["duration"]) and answer["window"] == 1.0
     assert len((out / "timelines" / "a.csv").read_text().splitlines()) == len(answer["timeline"]) + 1

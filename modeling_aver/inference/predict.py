@@ -215,8 +215,9 @@ class _Run:
             self._keep(clip, answer)
 
     def _recording(self, clip, damage):
-        rate = self.recognize.processor.feature_extractor.sampling_rate
-        recording = open_recording(clip.path, self.faces, rate, self.streams, damage, name=clip.name)
+        extractor = self.recognize.processor.feature_extractor
+        rate, frame_rate = extractor.sampling_rate, extractor.video_frame_rate
+        recording = open_recording(clip.path, self.faces, rate, self.streams, damage, clip.name, frame_rate)
         recording.sound = self._told_by_samples(recording.sound, clip, rate)
         recording.faces = self._told_by_frames(recording.faces, clip)
         return recording
