@@ -18,7 +18,15 @@ import datasets
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, set_seed
 
-from datasets_scripts import SAMPLE_DIR, check_columns, identities_of, load_clips, load_crema_d, load_ravdess
+from datasets_scripts import (
+    SAMPLE_DIR,
+    check_columns,
+    identities_of,
+    keep_streams,
+    load_clips,
+    load_crema_d,
+    load_ravdess,
+)
 from datasets_scripts import load_splits as published_splits
 from modeling_aver.training.adapters import merge_lora
 from modeling_aver.training.arguments import parse_arguments
@@ -168,11 +176,12 @@ def load_splits(data_args):
     for name in wanted:
         if name not in splits:
             raise ValueError(f"{data_args.dataset_name} has no split {name!r}, only {', '.join(splits)}.")
-    return Clips(
+    chosen = (
         first(splits[data_args.train_split], data_args.max_train_samples),
         first(splits.get("validation"), data_args.max_eval_samples),
         first(splits.get(data_args.eval_split), data_args.max_eval_samples),
     )
+    return Clips(*(clips and keep_streams(clips, data_args.streams) for clips in chosen))
 
 
 def check_choice(training_args, data_args, clips):

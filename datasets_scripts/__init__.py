@@ -6,6 +6,7 @@ from .folder import Clips, load_clips
 from .ravdess import Ravdess, load_ravdess
 from .schema import clip_features, identities_of, identity_of
 from .splits import Split, SplitError, load_splits
+from .streams import keep_streams
 
 __all__ = [
     "SAMPLE_DIR",
@@ -20,6 +21,7 @@ __all__ = [
     "find_problems",
     "identities_of",
     "identity_of",
+    "keep_streams",
     "load_clips",
     "load_crema_d",
     "load_ravdess",

@@ -15,6 +15,7 @@ from datasets.fingerprint import Hasher
 
 from modeling_aver.features import ACTION_UNITS, FeatureIdentity, MediaError
 
+from .streams import NO_VIDEO
 from .tracks import TrackFolder
 
 logger = logging.getLogger(__name__)
@@ -81,21 +82,8 @@ def stream_columns(utterance_id, waveform, track):
     return {
         "audio": {"bytes": wav_bytes(waveform), "path": f"{utterance_id}.wav"},
         "audio_duration": len(waveform) / SAMPLING_RATE,
-        **(_NO_VIDEO if track is None else _video_columns(track)),
+        **(NO_VIDEO if track is None else _video_columns(track)),
     }
-
-
-_NO_VIDEO = {
-    "action_units": [],
-    "action_units_success": [],
-    "video_timestamps": [],
-    "video_frame_rate": None,
-    "video_duration": 0.0,
-    "extractor": None,
-    "extractor_version": None,
-    "extractor_settings": None,
-    "feature_names": [],
-}
 
 
 def _video_columns(track):
