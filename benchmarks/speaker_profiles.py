@@ -130,9 +130,11 @@ class Run:
         folder (`Path`)
         cache_dir (`str`): Of a feature cache.
         places (`dict`): `data_dir` and `action_units_folder`, which results do not hold.
+        prior_clips (`float`): Of the profiles, see [`estimate_profile`].
     """
 
-    def __init__(self, folder, cache_dir, places):
+    def __init__(self, folder, cache_dir, places, prior_clips):
+        self.prior_clips = prior_clips
         self.results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         self.folder, self.fold = folder, self.results["dataset"].get("dataset_config_name")
         self.protocol = PROTOCOLS[self.results["dataset"].get("speaker_profiles", "none")]
@@ -153,10 +155,7 @@ class Run:
         """Whether each scored clip is answered right, with profiles of the `chosen` clips: `(num_clips,)` bool."""
         profiles = None
         if chosen is not None:
-            known = {
-                speaker: estimate_profile(self.model, self.processor, [self.rows[clip] for clip in clips], self.cache)
-                for speaker, clips in chosen.items()
-            }
+            known = {speaker: self.profile([self.rows[clip] for clip in clips]) for speaker, clips in chosen.items()}
             profiles = {row["utterance_id"]: known[row["speaker_id"]] for row in self.rows}
         collator, answers = AverDataCollator(self.processor, self.cache, profiles), []
         for start in range(0, len(self.rows), BATCH):
@@ -164,6 +163,9 @@ class Run:
             batch.pop("labels", None)
             answers += self.model(**batch.to(self.model.device)).logits.argmax(dim=-1).tolist()
         return np.array(answers) == [row["label"] for row in self.rows]
+
+    def profile(self, rows):
+        return estimate_profile(self.model, self.processor, rows, self.cache, self.prior_clips)
 
     def ratios(self):
         """`dict`: [`ratio_of_variances`] of the means of the training clips, for action units and audio frames."""
@@ -299,6 +301,7 @@ def main(
     feature_cache_dir: Annotated[str | None, typer.Option(help="As in training; without it, encoded anew.")] = None,
     sizes: Annotated[str, typer.Option(help="Clips in random sets.")] = ",".join(map(str, SIZES)),
     draws: Annotated[int, typer.Option(min=1, help="Random sets of each size.")] = 10,
+    prior_clips: Annotated[float, typer.Option(min=0, help="Weight of training in a profile.")] = PRIOR_CLIPS,
     out: Annotated[Path, typer.Option(help="Folder for table, picture and numbers.")] = Path("benchmarks/results"),
 ):
     """Scores trained runs again with profiles of few or unbalanced clips."""
@@ -308,7 +311,7 @@ def main(
     lines, ratios, protocols = [], {}, set()
     with tempfile.TemporaryDirectory() as temporary:
         for folder in folders:
-            run = Run(folder, feature_cache_dir or temporary, places)
+            run = Run(folder, feature_cache_dir or temporary, places, prior_clips)
             protocols.add(run.protocol)
             ratios = ratios or run.ratios()
             lines += score_all(run, [int(size) for size in sizes.split(",")], draws)
@@ -319,7 +322,7 @@ def main(
         "transformers": transformers.__version__,
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
         "protocol": " and ".join(sorted(protocols)),
-        "prior_clips": PRIOR_CLIPS,
+        "prior_clips": prior_clips,
         "ratios": ratios,
         "runs": [folder.name for folder in folders],
         "rows": summarize(lines),

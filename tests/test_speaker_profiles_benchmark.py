@@ -89,7 +89,7 @@ def test_folders_without_a_run_are_named(benchmark, tmp_path):
 @pytest.mark.slow
 def test_a_trained_run_is_scored_again_with_every_set(benchmark, recipe, tmp_path):  # noqa: F811
     train_hf.main([str(recipe)])
-    benchmark.main([tmp_path / "run"], None, None, None, "1", 2, tmp_path / "out")
+    benchmark.main([tmp_path / "run"], None, None, None, "1", 2, 4.0, tmp_path / "out")
     results = json.loads((tmp_path / "out" / "speaker_profiles.json").read_text())
     found = {(line["profile"], line["clips"]): line["accuracy"] for line in results["lines"]}
     assert set(found) == {("none", 0), ("all", 2), ("random", 1), ("one emotion", 1), ("mostly one emotion", 2)}
