@@ -177,6 +177,7 @@ def predict(
     streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
     action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
     openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Of the one person in all videos, from aver enroll.")] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Emotions over time, for any length.")] = False,
     window: Annotated[float | None, typer.Option(help="Seconds of a timeline's window: 3.")] = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows: a quarter of one.")] = None,
@@ -190,7 +191,7 @@ def predict(
 
     timing = check_request(streams, timeline, window, hop, formats.split(","), out)
     found = find_clips(videos)
-    recognize = load_pipeline(_saved(model))
+    recognize = load_pipeline(_saved(model), profile)
     faces = None
     if streams != "audio":
         options = {} if openface is None else {"openface": openface}

@@ -53,6 +53,7 @@ class EmotionPipeline(ChunkPipeline):
         action_units_folder (`str`, *optional*): Features of the videos, a table a clip, as `aver extract` writes them.
         extractor ([`~modeling_aver.features.Extractor`], *optional*):
             Makes features of videos. Defaults to the one that the model was trained with.
+        speaker_profile ([`SpeakerProfile`], *optional*): Of the one person who is in all of the recordings.
         batch_size (`int`, *optional*, defaults to 1): Clips, or windows, that the model hears and sees together.
 
     Returns:
@@ -76,7 +77,14 @@ class EmotionPipeline(ChunkPipeline):
     _load_image_processor = _load_video_processor = _load_feature_extractor = _load_tokenizer = False
 
     def _sanitize_parameters(
-        self, streams=None, window=None, hop=None, top_k=None, action_units_folder=None, extractor=None
+        self,
+        streams=None,
+        window=None,
+        hop=None,
+        top_k=None,
+        action_units_folder=None,
+        extractor=None,
+        speaker_profile=None,
     ):
         if streams is not None and streams not in STREAMS:
             raise ValueError(f"`streams` ({streams!r}) may be {', '.join(STREAMS)}.")
@@ -87,7 +95,8 @@ class EmotionPipeline(ChunkPipeline):
             check_window(**timing)
         reading = {"streams": streams, "action_units_folder": action_units_folder, "extractor": extractor}
         reading = {name: value for name, value in reading.items() if value is not None}
-        return {**reading, **timing}, {}, {**timing, **({} if top_k is None else {"top_k": top_k})}
+        speaker = {} if speaker_profile is None else {"speaker_profile": speaker_profile}
+        return {**reading, **timing}, speaker, {**timing, **({} if top_k is None else {"top_k": top_k})}
 
     def preprocess(self, inputs, window=None, hop=None, **reading):
         """Windows of one input; a clip is one window."""
@@ -102,14 +111,16 @@ class EmotionPipeline(ChunkPipeline):
                 current = following
             yield {"window": current, "is_last": True}
 
-    def _forward(self, model_inputs):
+    def _forward(self, model_inputs, speaker_profile=None):
         windows, is_last = model_inputs["window"], model_inputs["is_last"]
         batch = windows if isinstance(windows, list) else [windows]
         logits = torch.full((len(batch), self.model.config.num_labels), math.nan)
         used = [(self._heard(window), bool(window.success.any())) for window in batch]
         usable = [index for index, streams in enumerate(used) if any(streams)]
         if usable:
-            inputs = self._inputs([batch[index] for index in usable], [used[index] for index in usable])
+            inputs = self._inputs(
+                [batch[index] for index in usable], [used[index] for index in usable], speaker_profile
+            )
             logits[usable] = self.model(**inputs.to(self.device)).logits.float().cpu()
         outlines = [window.outline() for window in batch]
         if not isinstance(windows, list):
@@ -154,8 +165,8 @@ class EmotionPipeline(ChunkPipeline):
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
-    def _inputs(self, windows, used):
-        """The model's inputs for windows of which each has a stream. A profile of the speaker would enter here."""
+    def _inputs(self, windows, used, speaker_profile):
+        """The model's inputs for windows of which each has a stream."""
         extractor = copy.copy(self.processor.feature_extractor)
         extractor.duration_tolerance = math.inf  # streams of one recording may end apart, and windows cut them
         return extractor(
@@ -163,6 +174,7 @@ class EmotionPipeline(ChunkPipeline):
             [window.features if seen else None for window, (_, seen) in zip(windows, used, strict=True)],
             [window.success if seen else None for window, (_, seen) in zip(windows, used, strict=True)],
             [window.timestamps if seen else None for window, (_, seen) in zip(windows, used, strict=True)],
+            speaker_profiles=[speaker_profile] * len(windows),
             sampling_rate=extractor.sampling_rate,
         )
 

@@ -4,6 +4,7 @@
 then padded, so what a clip becomes never depends on its neighbours in a batch.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -78,6 +79,11 @@ class SpeakerProfile:
                 raise ValueError(f"`{stream}_mean` and `{stream}_std` of a speaker profile have the shapes {shapes}.")
             if mean is not None and not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
                 raise ValueError(f"`{stream}_mean` and `{stream}_std` must be finite, and the latter positive.")
+
+    def digest(self):
+        """`str`: tells the statistics from others."""
+        values = [getattr(self, name) for name in _STATISTICS]
+        return hashlib.sha256(b"".join(value.tobytes() for value in values if value is not None)).hexdigest()[:16]
 
     def save(self, path):
         """Writes a safetensors file, in one step: it is whole, or not there."""

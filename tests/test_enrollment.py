@@ -3,7 +3,9 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from conftest import aver_config, aver_model
 from made_up_media import tone, write_sound
 from test_audio_frames import with_statistics
@@ -16,6 +18,7 @@ from modeling_aver.features.clips import Clip
 from modeling_aver.inference.enrollment import enroll_speaker
 from modeling_aver.training.profiles import estimate_profile
 
+WHOSE = ("own", "plain")
 VIDEOS, TABLES = SAMPLE_DIR / "VideoFlash", SAMPLE_DIR / "OpenFace"
 
 
@@ -89,6 +92,27 @@ def test_a_long_recording_counts_as_several_clips(tmp_path):
     )
     assert (profile.num_clips, failed) == (3, {})
     assert profile.audio_seconds == pytest.approx(25.5, abs=0.1)
+
+
+def test_predict_answers_for_the_person_of_the_profile(saved, tmp_path):
+    from modeling_aver.cli import _load
+    from modeling_aver.training.collation import AverDataCollator
+
+    out, video = tmp_path / "actor.safetensors", VIDEOS / "1001_DFA_ANG_XX.flv"
+    tables = ("--action-units-folder", TABLES)
+    aver("enroll", VIDEOS, "--model", saved, "--out", out, *tables)
+    aver("predict", video, "--model", saved, "--out", tmp_path / "own", "--profile", out, *tables)
+    aver("predict", video, "--model", saved, "--out", tmp_path / "plain", *tables)
+    own, plain = (pd.read_csv(tmp_path / name / "predictions.csv").filter(like="p_").to_numpy()[0] for name in WHOSE)
+    model, processor = _load(str(saved))
+    row = load_crema_d(SAMPLE_DIR, split="train")[0]
+    profiles = {row["utterance_id"]: SpeakerProfile.load(out)}
+    with torch.inference_mode():
+        expected = model(**AverDataCollator(processor, profiles=profiles)([row])).logits.softmax(dim=-1)[0].numpy()
+    np.testing.assert_allclose(own, expected, atol=0.01)  # MP3 there, WAV here
+    assert np.abs(own - plain).max() > 0.03
+    with pytest.raises(ValueError, match="other settings .speaker_profile differ"):
+        aver("predict", video, "--model", saved, "--out", tmp_path / "plain", "--profile", out, *tables)
 
 
 def test_a_model_that_standardizes_nothing_needs_no_profile(tmp_path):

@@ -16,6 +16,7 @@ from ..features.media import read_bytes
 from ..features.table import write_whole
 from ..modeling_aver import AverForEmotionClassification
 from ..pipeline_aver import HOPS, STREAMS, TASK
+from ..processing_aver import SpeakerProfile
 from ..windows import check_window, whole
 from .formats import FORMATS, check_formats, write_timeline
 from .recordings import open_recording
@@ -63,14 +64,19 @@ class Predictions:
         return file.getvalue()
 
 
-def load_pipeline(model):
+def load_pipeline(model, speaker_profile=None):
     """
     The pipeline of a saved folder or a Hub id, on the accelerator if there is one.
 
+    Args:
+        model (`str`)
+        speaker_profile (`str` or `Path`, *optional*): File of the person who is in all recordings.
+
     Raises:
-        `ValueError`: if it holds another kind of model.
+        `ValueError`: if it holds another kind of model, or the file no profile.
     """
-    recognize = pipeline(TASK, model=model)
+    profile = None if speaker_profile is None else SpeakerProfile.load(speaker_profile)
+    recognize = pipeline(TASK, model=model, speaker_profile=profile)
     if not isinstance(recognize.model, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(recognize.model).__name__}, not a model of this package.")
     return recognize
@@ -131,6 +137,8 @@ def predict_clips(
     """
     settings = {"model": _fingerprint(recognize.model), "streams": streams, **(timing or {})}
     settings["features"] = recognize.processor.feature_extractor.feature_identity
+    if profile := recognize._forward_params.get("speaker_profile"):
+        settings["speaker_profile"] = profile.digest()
     run = _Run(recognize, faces, out and Path(out), streams, timing, batch_size, formats, watch or _nobody)
     run.open(settings)
     run.predictions.failed.update((outcome.clip, outcome.reason) for outcome in found[1])
