@@ -61,7 +61,15 @@ def save_model(folder):
 def measure(folder, minutes):
     """(minutes, seconds, processor seconds, MiB) of one run over a recording of `minutes`."""
     video = remake(folder / f"{minutes}.mp4", *joined(60.0 * minutes))
-    command = ["predict", str(video), "--model", str(folder / "model"), "--timeline", "--out", str(folder / "out")]
+    command = [
+        "predict",
+        str(video),
+        "--model",
+        str(folder / "model"),
+        "--timeline",
+        "--out",
+        str(folder / f"{minutes}"),
+    ]
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, "-m", "modeling_aver", *command]) as process:
         _, status, usage = os.wait4(process.pid, 0)

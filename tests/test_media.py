@@ -10,7 +10,15 @@ import pytest
 from made_up_media import cut, flip, tone, write_sound, write_video
 
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.features import MediaError, media, read_audio, read_frames, read_timestamps
+from modeling_aver.features import (
+    MediaError,
+    MissingStreamError,
+    media,
+    read_audio,
+    read_frames,
+    read_sound,
+    read_timestamps,
+)
 
 CLIP = SAMPLE_DIR / "VideoFlash" / "1001_DFA_ANG_XX.flv"
 UNEVEN = [0, 10, 50, 200, 210, 390]  # milliseconds
@@ -52,6 +60,28 @@ def test_a_stream_that_starts_at_1_4_seconds_counts_from_its_first_frame(tmp_pat
     with av.open(str(video)) as container:
         assert container.start_time > 1_000_000
     assert read_timestamps(video)[0] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3, -0.2])
+def test_sound_in_pieces_is_the_sound(tmp_path, start):
+    options = {"avoid_negative_ts": "disabled"}
+    video = write_video(tmp_path / "clip.mkv", sound=tone(1.0, 44_100, "stereo"), sound_start=start, **options)
+    for path in (video, CLIP):
+        pieces = list(read_sound(path))
+        assert max(map(len, pieces)) < 50_000
+        np.testing.assert_array_equal(np.concatenate(pieces), read_audio(path))
+
+
+def test_a_missing_stream_is_told_from_a_damaged_one(tmp_path):
+    with pytest.raises(MissingStreamError, match="has no sound: it holds only video"):
+        next(read_sound(write_video(tmp_path / "silent.mkv")))
+    with pytest.raises(MissingStreamError, match="has no picture: it holds only audio"):
+        next(read_frames(write_sound(tmp_path / "sound.wav", tone())))
+    (tmp_path / "text.mkv").write_text("no video")
+    for read in (read_sound, read_frames):
+        with pytest.raises(MediaError) as refused:
+            next(read(tmp_path / "text.mkv"))
+        assert type(refused.value) is MediaError
 
 
 @pytest.mark.parametrize("rate, layout", [(8_000, "mono"), (48_000, "stereo"), (44_100, "5.1")])

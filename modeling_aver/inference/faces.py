@@ -27,6 +27,11 @@ class FacesOfExtractor:
 
     extractor: Extractor
 
+    @property
+    def identity(self):
+        """[`FeatureIdentity`]: who makes the features."""
+        return self.extractor.identity
+
     def frames(self, path, name):
         """(seconds, features, success) of one frame after another of the video at `path`."""
         return face_frames(self.extractor, path)
@@ -37,6 +42,11 @@ class FacesOfTables:
     """Features that are there already, a table a clip."""
 
     tables: TrackFolder
+
+    @property
+    def identity(self):
+        """[`FeatureIdentity`]: who made the features."""
+        return self.tables.identity
 
     def frames(self, path, name):
         """(seconds, features, success) of one frame after another of the clip `name`, or of that file name."""
@@ -63,14 +73,15 @@ def find_faces(processor, action_units_folder=None, extractor=None, **options):
     trained = processor.feature_identity and FeatureIdentity.from_dict(processor.feature_identity)
     if action_units_folder is not None:
         faces = _of_tables(action_units_folder)
-        identity, count = faces.tables.identity, faces.tables.num_features
+        count = faces.tables.num_features
     else:
         extractor = _extractor_of(trained, options) if extractor is None else extractor
-        faces, identity, count = FacesOfExtractor(extractor), extractor.identity, len(extractor.identity.columns)
-    check_same_features(trained, identity)
+        faces, count = FacesOfExtractor(extractor), len(extractor.identity.columns)
+    check_same_features(trained, faces.identity)
     if count and count != processor.num_action_units:
         raise ValueError(
-            f"The model was trained on {processor.num_action_units} features of the face, but {identity} has {count}."
+            f"The model was trained on {processor.num_action_units} features of the face, but {faces.identity} has "
+            f"{count}."
         )
     return faces
 

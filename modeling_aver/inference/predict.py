@@ -135,8 +135,8 @@ def predict_clips(
         `ValueError`: where `out` holds answers under other settings. `ExtractorUnavailableError`: if no clip can be
         extracted.
     """
-    settings = {"model": _fingerprint(recognize.model), "streams": streams, **(timing or {})}
-    settings["features"] = recognize.processor.feature_extractor.feature_identity
+    features = None if faces is None else str(faces.identity)
+    settings = {"model": _fingerprint(recognize.model), "streams": streams, "features": features, **(timing or {})}
     if profile := recognize._forward_params.get("speaker_profile"):
         settings["speaker_profile"] = profile.digest()
     run = _Run(recognize, faces, out and Path(out), streams, timing, batch_size, formats, watch or _nobody)
@@ -219,7 +219,8 @@ class _Run:
         recording = self._recording(clip, "note")
         answer = self._attempt(clip, lambda: self.recognize(recording, batch_size=self.batch_size, **self.timing))
         if answer is not None:
-            write_timeline(answer, self.out / TIMELINES / clip.name, self.labels, self.formats, title=clip.name)
+            if self.out is not None:
+                write_timeline(answer, self.out / TIMELINES / clip.name, self.labels, self.formats, title=clip.name)
             self._keep(clip, answer)
 
     def _recording(self, clip, damage):
