@@ -68,6 +68,18 @@ class Member:
             raise MediaError(f"{self.name} cannot be read out of {self.path.name}: {error}") from error
 
 
+def files_under(root):
+    """
+    Every file below a folder (`Iterator[Path]`), through links too: corpora lie on other disks. A folder that is
+    linked into itself is walked once.
+    """
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(folder, name)) not in seen]
+        yield from (path for path in (Path(folder, name) for name in names) if path.is_file())
+
+
 def find_members(root, suffixes):
     """
     Every file under a folder, and in the zips under it, that has one of the suffixes. Hidden files are none of the
@@ -84,7 +96,7 @@ def find_members(root, suffixes):
         `MediaError`: if a zip cannot be opened.
     """
     root = Path(root)
-    paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    paths = [root] if root.is_file() else sorted(files_under(root))
     files = [Member(path) for path in paths if path.suffix.lower() != ".zip"]
     zipped = [member for path in paths if path.suffix.lower() == ".zip" for member in _members(path)]
     return [m for m in (*files, *zipped) if m.suffix in suffixes and not m.name.startswith(".")]

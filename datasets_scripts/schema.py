@@ -15,6 +15,7 @@ from datasets.fingerprint import Hasher
 
 from modeling_aver.features import ACTION_UNITS, FeatureIdentity, MediaError
 
+from .media_tree import files_under
 from .streams import NO_VIDEO
 from .tracks import TrackFolder
 
@@ -142,7 +143,8 @@ class ClipConfig(datasets.BuilderConfig):
             Share of the training speakers that becomes a validation part, see [`splits.Split.parts`].
         validation_seed (`int`, *optional*, defaults to 0): Which speakers these are.
         action_units_folder (`str`, *optional*):
-            Folder (or zip) in `data_dir`, or anywhere, with one table of features a clip, see [`tracks.TrackFolder`].
+            Folder (or zip) in `data_dir`, or else from here, with one table of features a clip, see
+            [`tracks.TrackFolder`].
             Defaults to the corpus's own, if it is there. An empty name builds sound alone.
         require_action_units (`bool`, *optional*):
             Whether a clip without a table is left out, or kept with `action_units` without rows.
@@ -160,7 +162,7 @@ class ClipConfig(datasets.BuilderConfig):
         """As in `datasets`, but a folder whose files have changed is another dataset, not a stale cache."""
         roots = [Path(self.data_dir)] if self.data_dir else []
         if roots and self.action_units_folder:
-            roots.append(roots[0] / self.action_units_folder)
+            roots += _places_of(self.action_units_folder, roots[0])
         listing = sorted({entry for root in roots for entry in _listing(root)})
         return super().create_config_id(
             {**config_kwargs, "schema": SCHEMA_VERSION, "files": Hasher.hash(listing)}, custom_features
@@ -169,7 +171,7 @@ class ClipConfig(datasets.BuilderConfig):
 
 def _listing(root):
     """(path, bytes, time of change) of every file under a folder, or of the file that `root` is."""
-    paths = [root] if root.is_file() else (os.path.join(*at) for at in _walk(root))
+    paths = [root] if root.is_file() else files_under(root)
     for path in paths:
         try:
             stat = os.stat(path)
@@ -178,8 +180,9 @@ def _listing(root):
         yield str(path), stat.st_size, stat.st_mtime_ns
 
 
-def _walk(root):
-    return ((folder, name) for folder, _, names in os.walk(root) for name in names)
+def _places_of(name, root):
+    """Where features of a name may lie: in the corpus's folder, zipped there, or from the current folder."""
+    return [root / name, root / f"{name}.zip", Path(name).absolute()]
 
 
 class ClipBuilder(datasets.GeneratorBasedBuilder):
@@ -210,11 +213,12 @@ class ClipBuilder(datasets.GeneratorBasedBuilder):
         wanted = self.config.action_units_folder
         root = Path(self.config.data_dir or "")
         for name in self.TRACKING if wanted is None else filter(None, [wanted]):
-            for path in (root / name, root / f"{name}.zip"):
+            places = _places_of(name, root)
+            for path in places[:-1] if wanted is None else places:  # a corpus's own tables lie with it
                 if path.exists():
                     return TrackFolder(path, self._name_of, self.config.extractor_version or self.TRACKING.get(name))
         if wanted:
-            raise MediaError(f"`action_units_folder` ({wanted}) is neither a folder nor a zip in {root}.")
+            raise MediaError(f"`action_units_folder` ({wanted}) is neither a folder nor a zip in {root} or here.")
         return None
 
     def _check_tracks(self):

@@ -314,6 +314,23 @@ def test_a_link_that_leads_nowhere_stops_nothing(load, three_clips):
     assert len(load(three_clips)["train"]) == 3
 
 
+def test_linked_folders_are_followed_and_a_link_into_itself_is_walked_once(load, three_clips, tmp_path):
+    corpus = tmp_path / "linked"
+    corpus.mkdir()
+    for name in ("AudioWAV", "OpenFace"):
+        os.symlink(three_clips / name, corpus / name)
+    os.symlink(corpus, corpus / "again")
+    rows = load(corpus)["train"]
+    assert sorted(rows["utterance_id"]) == sorted(load(three_clips)["train"]["utterance_id"])
+    assert all(rows["action_units"])
+
+
+def test_a_folder_of_features_may_be_named_from_the_current_one(load, three_clips, tmp_path, monkeypatch):
+    (three_clips / "OpenFace").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert all(load(three_clips, action_units_folder="elsewhere")["train"]["action_units"])
+
+
 def test_a_changed_folder_is_built_again(load, three_clips):
     assert len(load(three_clips)["train"]) == 3
     (three_clips / "AudioWAV" / "1001_DFA_ANG_XX.wav").unlink()
