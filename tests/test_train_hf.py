@@ -188,9 +188,11 @@ def test_steps_of_four_clips_are_the_same_however_they_are_cut(recipe, tmp_path,
 
 
 @pytest.mark.slow
-def test_accelerate_launches_it(recipe, tmp_path):
+def test_accelerate_launches_the_same_training(recipe, tmp_path):
     launcher = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
-    assert launched(recipe, tmp_path / "run", launcher=launcher)
+    expected = trained(recipe, tmp_path / "python")
+    for name, weight in launched(recipe, tmp_path / "accelerate", launcher=launcher).items():
+        assert (weight - expected[name]).abs().max() < 1e-6, name
 
 
 @pytest.mark.slow
