@@ -217,11 +217,12 @@ def summarize(lines):
             "held_out": None if np.isnan(values[0][1]) else float(np.mean([other for _, other in values])),
             "sets": len(values),
         }
-        for (kind, size), values in sorted(means.items(), key=lambda item: (item[0][0] not in _KINDS, item[0][1]))
+        for (kind, size), values in sorted(means.items(), key=lambda item: (_ORDER.index(item[0][0]), item[0][1]))
     ]
 
 
-_KINDS = ("none", "random", "all")
+_UNBALANCED = {"one emotion": "s", "mostly one emotion": "^"}  # with their markers in the picture
+_ORDER = ("none", "random", "all", *_UNBALANCED)
 
 
 def write_markdown(results, path):
@@ -266,17 +267,11 @@ def draw_curve(results, path):
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    rows = {kind: [row for row in results["rows"] if row["profile"] == kind] for kind in (*_KINDS, *_UNBALANCED)}
+    rows = {kind: [row for row in results["rows"] if row["profile"] == kind] for kind in _ORDER}
     curve = rows["random"] + rows["all"]
-    spreads = [100 * (row["std"] or 0.0) for row in curve]
-    axes.errorbar(
-        *([row["clips"] for row in curve], [100 * row["accuracy"] for row in curve], spreads),
-        **{"color": "#1f6f8b", "marker": "o", "capsize": 3, "label": "random clips"},
-    )
+    axes.errorbar(*_points(curve), color="#1f6f8b", marker="o", capsize=3, label="random clips")
     for kind, marker in _UNBALANCED.items():
-        for row in rows[kind]:
-            values = (row["clips"], 100 * row["accuracy"], 100 * (row["std"] or 0.0))
-            axes.errorbar(*values, color="#e07a2f", marker=marker, capsize=3, linestyle="", label=kind)
+        axes.errorbar(*_points(rows[kind]), color="#e07a2f", marker=marker, capsize=3, linestyle="", label=kind)
     for row in rows["none"]:
         axes.axhline(100 * row["accuracy"], color="black", linewidth=0.8, linestyle="--", label="no profile")
     axes.set_xscale("log")
@@ -291,7 +286,10 @@ def draw_curve(results, path):
     figure.savefig(path, dpi=150)
 
 
-_UNBALANCED = {"one emotion": "s", "mostly one emotion": "^"}
+def _points(rows):
+    """Numbers of clips, accuracies and spreads, the last two in %."""
+    spreads = [100 * (row["std"] or 0.0) for row in rows]
+    return [row["clips"] for row in rows], [100 * row["accuracy"] for row in rows], spreads
 
 
 def main(

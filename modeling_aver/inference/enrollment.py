@@ -73,14 +73,15 @@ def check_streams(streams):
 def print_enrollment(profile, failed, path):
     """Prints what entered a profile, what did not (`failed`, with reasons), and whether it is enough."""
     console = Console(highlight=False, soft_wrap=True)
+    clips = f"{profile.num_clips} clip{'' if profile.num_clips == 1 else 's'}"
     heard = "" if profile.audio_mean is None else f", {profile.audio_seconds:.1f} s of sound"
     seen = "" if profile.action_unit_mean is None else f", {profile.num_faces:,} pictures with a face"
-    console.print(f"{path}: {profile.num_clips} clips{heard}{seen}.", markup=False)
+    console.print(f"{path}: {clips}{heard}{seen}.", markup=False)
     for name, reason in failed.items():
         console.print(f"{name} is left out: {reason}", markup=False)
     if profile.num_clips < ENOUGH:
         console.print(
-            f"{profile.num_clips} clips are few: below {ENOUGH}, what was said in them enters the profile with who "
-            "said it. Give more, in many moods.",
+            f"That is less than {ENOUGH} clips: what was said in them enters the profile with who said it. Give more, "
+            "and in many moods: a profile of one mood takes it for the person.",
             markup=False,
         )
