@@ -11,6 +11,7 @@ from .extractor import (
     ExtractorUnavailableError,
     FaceTrack,
     FeatureIdentity,
+    PictureExtractor,
     check_same_features,
     face_frames,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "FeatureIdentity",
     "MediaError",
     "MissingStreamError",
+    "PictureExtractor",
     "check_same_features",
     "extract_clips",
     "face_frames",

@@ -118,6 +118,17 @@ class StreamingExtractor(Extractor, Protocol):
         """(seconds, features `(D,)`, success) of one frame after another; raises as [`Extractor.extract`]."""
 
 
+@runtime_checkable
+class PictureExtractor(StreamingExtractor, Protocol):
+    """An extractor that takes pictures from anywhere, such as a camera."""
+
+    def frames_of(self, pictures):
+        """
+        (seconds, features `(D,)`, success) of each of some `(seconds, pixels)`; takes the next picture only when the
+        next answer is asked for. Pixels are RGB of shape `(height, width, 3)`, uint8; seconds never go back.
+        """
+
+
 def face_frames(extractor, video):
     """
     Features of a video frame by frame: in constant memory where the extractor can, else after it has seen the whole.

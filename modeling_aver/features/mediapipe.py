@@ -64,6 +64,10 @@ class MediaPipeExtractor:
 
     def frames(self, video):
         """As [`StreamingExtractor.frames`]. A new landmarker a clip: none remembers."""
+        yield from self.frames_of(read_frames(video))
+
+    def frames_of(self, pictures):
+        """As [`PictureExtractor.frames_of`]."""
         package, vision, base = _imported()
         options = vision.FaceLandmarkerOptions(
             base_options=base(model_asset_path=self.model),
@@ -73,7 +77,7 @@ class MediaPipeExtractor:
         )
         first, clock = None, -1
         with _landmarker(vision, options) as landmarker:
-            for seconds, pixels in read_frames(video):
+            for seconds, pixels in pictures:
                 first = seconds if first is None else first
                 # It wants whole milliseconds that always grow, which two frames of one millisecond would not.
                 clock = max(clock + 1, round((seconds - first) * 1000))
