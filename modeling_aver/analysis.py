@@ -1,4 +1,4 @@
-"""Fig. 3: how the features of both streams move over time, and how often they move the same way."""
+"""Both streams of a clip side by side: how they move (Fig. 3), and which of their frames are alike (CTM)."""
 
 from dataclasses import dataclass
 
@@ -102,6 +102,79 @@ def plot_feature_dynamics(dynamics, path):
     panels[-1].set(xlabel="time (s)")
     figure.legend(handles=[*audio, *video], loc="outside lower right", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
+
+
+@dataclass
+class Alignment:
+    """
+    Which frames of one clip's sound and picture are alike (the similarity of eq. 7-8).
+
+    Args:
+        audio_timestamps, video_timestamps (`np.ndarray` of shape `(num_frames,)`): Seconds on one clock.
+        similarity (`np.ndarray` of shape `(num_audio_frames, num_video_frames)`): Cosines, -1 to 1.
+    """
+
+    audio_timestamps: np.ndarray
+    video_timestamps: np.ndarray
+    similarity: np.ndarray
+
+
+def check_matching(config):
+    """Refuses a model that cannot compare frames of one stream with those of the other."""
+    if config.ctm_loss_weight == 0:
+        raise ValueError(
+            "The model was trained without cross-temporal matching (`ctm_loss_weight` 0), so it cannot tell which "
+            "frames of sound and picture belong together. Take one that was trained with it; the paper's has 0.5."
+        )
+
+
+def alignments(outputs):
+    """
+    What the model's embeddings say of each clip of a batch that has both streams.
+
+    Args:
+        outputs ([`AverModelOutput`] or [`AverClassifierOutput`]): Of a model with `ctm_loss_weight` above 0.
+
+    Returns:
+        `list[Alignment]`: one a clip with both streams, in the order of the batch; masked frames are left out.
+    """
+    found = []
+    for clip, (heard, seen) in enumerate(zip(outputs.audio_mask, outputs.video_mask, strict=True)):
+        if heard.any() and seen.any():
+            similarity = outputs.audio_embeds[clip, heard] @ outputs.video_embeds[clip, seen].mT
+            seconds = (outputs.audio_timestamps[clip, heard], outputs.video_timestamps[clip, seen])
+            found.append(Alignment(*(values.double().numpy(force=True) for values in (*seconds, similarity))))
+    return found
+
+
+def plot_alignment(alignment, path, title="", offset=None):
+    """
+    Draws who is like whom to `path`: bright along the diagonal where sound and picture go together. Needs matplotlib.
+
+    Args:
+        alignment ([`Alignment`])
+        path (`str`, `Path` or a file open for bytes): PNG to write.
+        title (`str`, *optional*)
+        offset (`float`, *optional*): Seconds that the video is late, to draw beside the diagonal.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    heard, seen, similarity = alignment.audio_timestamps, alignment.video_timestamps, alignment.similarity
+    low, high = np.quantile(similarity, (0.01, 0.99))
+    mesh = axes.pcolormesh(heard, seen, similarity.T, vmin=low, vmax=high, cmap="viridis", shading="nearest")
+    ends = np.array([max(heard[0], seen[0]), min(heard[-1], seen[-1])])
+    axes.plot(ends, ends, color="white", linewidth=1.2, linestyle="--", label="same moment")
+    if offset is not None:
+        label = f"video {abs(offset):.2f} s {'late' if offset >= 0 else 'early'}"
+        axes.plot(ends, ends + offset, color=_ORANGE, linewidth=1.6, label=label)
+    axes.set(xlabel="time of the sound (s)", ylabel="time of the picture (s)")
+    axes.set(xlim=(heard[0], max(heard[-1], heard[0] + 1e-3)), ylim=(seen[0], max(seen[-1], seen[0] + 1e-3)))
+    axes.set_title(title, loc="left", fontsize="medium")
+    figure.colorbar(mesh, label="similarity of the embeddings (cosine)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=True, facecolor="#8fa3ad")
+    figure.savefig(path, format="png", dpi=150)
 
 
 def plot_sign_agreements(agreements, path, title):
