@@ -295,12 +295,13 @@ class FusionEncoder(PreTrainedModel):
         kind = self.config.position_embedding_type
         if kind not in ("sinusoidal", "learnable"):
             return states
-        indices = torch.arange(states.shape[1], device=states.device)
+        num_frames = states.shape[1]
+        indices = torch.arange(num_frames, device=states.device)
         if kind == "sinusoidal":
             return states + sinusoids(indices, states.shape[2], self.config.rope_theta).to(states.dtype)
-        if len(indices) > self.config.max_position_embeddings:
+        if num_frames > self.config.max_position_embeddings:
             raise ValueError(
-                f"`max_position_embeddings` ({self.config.max_position_embeddings}) is less than the {len(indices)} "
+                f"`max_position_embeddings` ({self.config.max_position_embeddings}) is less than the {num_frames} "
                 "frames of a stream: cut the recording into windows, or use a position type without a table."
             )
         return states + self.position_embeddings(indices)

@@ -672,9 +672,12 @@ def _check_batch(config, audio_inputs, action_units):
         raise ValueError(
             f"Neither `{config.audio_input_name}` nor `action_units` was given: a clip needs one of them."
         )
-    if audio_inputs is not None and action_units is not None and len(audio_inputs) != len(action_units):
+    if audio_inputs is None or action_units is None:
+        return
+    num_clips = audio_inputs.shape[0], action_units.shape[0]  # `len` would be a constant to torch.export
+    if num_clips[0] != num_clips[1]:
         raise ValueError(
-            f"`{config.audio_input_name}` has {len(audio_inputs)} clips but `action_units` has {len(action_units)}."
+            f"`{config.audio_input_name}` has {num_clips[0]} clips but `action_units` has {num_clips[1]}."
         )
 
 
