@@ -25,7 +25,7 @@ def test_every_python_block_runs(block, tmp_path, monkeypatch):
 
 
 def test_the_blocks_are_found():
-    assert len(OFFLINE) == 4
+    assert len(OFFLINE) == 5
 
 
 @pytest.mark.parametrize(
