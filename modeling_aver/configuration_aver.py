@@ -64,6 +64,8 @@ class AverConfig(PreTrainedConfig):
             *Our choice*: four such layers have Table 2's 12.61M parameters to the digit.
         hidden_act (`str`, *optional*, defaults to `"relu"`): *Our choice*, as in `torch.nn.TransformerEncoderLayer`.
         dropout (`float`, *optional*, defaults to 0.1): *Our choice*, likewise: attention, feed-forward, residual.
+        projection_dropout (`float`, *optional*, defaults to 0.0):
+            On audio frames and action units before they are projected (eq. 1-2); wav2vec2's `feat_proj_dropout`.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5): *Our choice*; layers are post-norm.
         initializer_range (`float`, *optional*, defaults to 0.02): *Our choice*: deviation of new linear weights.
         fusion_layers (`list[str]`, *optional*, defaults to `["msa", "msa"]`):
@@ -117,6 +119,7 @@ class AverConfig(PreTrainedConfig):
     intermediate_size: int = 2048
     hidden_act: str = "relu"
     dropout: float = 0.1
+    projection_dropout: float = 0.0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     fusion_layers: list[str] | tuple[str, ...] = ("msa", "msa")
@@ -240,8 +243,9 @@ class AverConfig(PreTrainedConfig):
         for name in ("initializer_range", "ctm_loss_weight"):
             if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
                 raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a number of at least 0.")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` ({self.dropout!r}) must be a number of at least 0 and below 1.")
+        for name in ("dropout", "projection_dropout"):
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a number of at least 0 and below 1.")
 
     def _check_words(self):
         from transformers.activations import ACT2FN

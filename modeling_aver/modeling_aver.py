@@ -339,6 +339,7 @@ class AverModel(AverPreTrainedModel):
             self.audio_layer_mix = LayerMix(config.num_audio_layers)
         self.audio_projection = nn.Linear(config.audio_config.hidden_size, config.hidden_size)  # eq. 1
         self.video_projection = nn.Linear(config.num_action_units, config.hidden_size)  # eq. 2
+        self.projection_dropout = nn.Dropout(config.projection_dropout)
         if config.ctm_loss_weight > 0:
             self.audio_ctm_projection = nn.Linear(config.hidden_size, config.ctm_projection_dim)
             self.video_ctm_projection = nn.Linear(config.hidden_size, config.ctm_projection_dim)
@@ -510,13 +511,14 @@ class AverModel(AverPreTrainedModel):
                 '(`audio_normalization="none"`): it has to be trained with "standardize".'
             )
         states = self.audio_layer_mix(frames) if self.config.num_audio_layers > 1 else frames.squeeze(2)
-        return self.audio_projection(states), mask
+        return self.audio_projection(self.projection_dropout(states)), mask
 
     def _video_tokens(self, action_units, mask, like):
         """F^v of eq. 2 `(B, T_v, D)` and its mask; no frames where the stream is absent."""
         if action_units is None:
             return self._no_frames(like)
-        return self.video_projection(action_units.to(self.dtype).masked_fill(~mask[..., None], 0.0)), mask
+        action_units = action_units.to(self.dtype).masked_fill(~mask[..., None], 0.0)
+        return self.video_projection(self.projection_dropout(action_units)), mask
 
     def _no_frames(self, like):
         states = torch.zeros(like.shape[0], 0, self.config.hidden_size, dtype=self.dtype, device=like.device)

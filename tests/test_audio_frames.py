@@ -154,6 +154,7 @@ def test_a_new_model_begins_with_equal_weights_and_changes_no_frame(tmp_path):
         ({"audio_layers": "all"}, "must be a list of numbers"),
         ({"audio_pooling_stride": 0}, "must be a positive integer"),
         ({"audio_normalization": "layer"}, "none, standardize"),
+        ({"projection_dropout": 1.0}, "below 1"),
     ],
 )
 def test_values_that_no_encoder_has_are_refused_with_what_it_has(values, message):
@@ -177,6 +178,17 @@ def test_frames_that_are_not_this_models_are_refused(tiny_model, inputs, message
         tiny_model(**inputs)
 
 
+@pytest.mark.parametrize("stream", [{"input_values": 2000}, {"action_units": 9}], ids=["audio", "video"])
+def test_projection_dropout_drops_of_either_stream_while_training_alone(stream):
+    model = aver_model(aver_config(projection_dropout=0.5, fusion_layers=[]))
+    ((name, length),) = stream.items()
+    inputs = {name: torch.randn(1, length) if name == "input_values" else torch.randn(1, length, 7)}
+    torch.testing.assert_close(model(**inputs).logits, model(**inputs).logits, atol=0, rtol=0)
+    model.train()
+    assert (model(**inputs).logits - model(**inputs).logits).abs().max() > 1e-3
+
+
 def test_the_paper_has_none_of_it():
     config = AverConfig()
     assert (config.audio_layers, config.audio_pooling_stride, config.audio_normalization) == (None, 1, "none")
+    assert config.projection_dropout == 0

@@ -49,6 +49,7 @@ class ModelArguments:
     num_attention_heads: int | None = None
     intermediate_size: int | None = None
     dropout: float | None = None
+    projection_dropout: float | None = field(default=None, metadata={"help": "On both streams before projection."})
     freeze_feature_encoder: bool = field(
         default=True, metadata={"help": "Fix the convolutional front of the audio encoder (wav2vec2 practice)."}
     )

@@ -1,0 +1,173 @@
+"""
+Brings finished runs on RAVDESS together: `model_cards/ravdess_whisper_tiny`, with every fold of every seed.
+
+    python benchmarks/ravdess_table.py RUNS [--out model_cards/ravdess_whisper_tiny]
+
+RUNS holds `plain` and `calibrated`, each what `aver reproduce table2 ravdess_cached` and `train_hf.py --streams` write
+(the commands stand in the card). The two protocols have tables of their own: in the second, each clip is standardized
+by its speaker's other clips, test speakers included, without labels.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+ROWS = {
+    "audio": "audio alone",
+    "video": "action units alone",
+    "concat": "Concat",
+    "isa+isa": "ISA + ISA",
+    "ica+ica": "ICA + ICA",
+    "isa+ica": "ISA + ICA",
+    "ica+isa": "ICA + ISA",
+    "msa+msa": "MSA + MSA",
+}
+# Mean of the five folds, %: others' published numbers on the same folds (reference [2] of the paper; the paper).
+PUBLISHED = {
+    "audio alone: xlsr fine-tuned (315 M), published by [2]": 81.82,
+    "frames of action units alone: bi-LSTM, published by [2]": 62.13,
+    "late fusion of these two, published by [2]": 86.70,
+    "the paper: xlsr fine-tuned, frames of action units, TaRoPE, CTM": 89.25,
+}
+TITLES = {
+    "plain": "Without profiles: the usual protocol",
+    "calibrated": "With speaker profiles: calibrated on each speaker's own unlabelled clips",
+}
+COMMANDS = """\
+python benchmarks/ravdess_clip_means.py MEANS.csv ravdess --out ravdess/clip_means
+F="--data_dir ravdess --action_units_folder clip_means --audio_model_name_or_path openai/whisper-tiny"
+aver reproduce table2 ravdess_cached --seeds 3 --out plain $F
+R=modeling_aver/training/recipes/ravdess_cached.yaml
+for S in audio video; do
+  python train_hf.py $R --seeds 3 --ctm_loss_weight 0 --streams $S --output_dir plain/$S $F
+done
+aver reproduce table2 ravdess_cached --seeds 3 --out calibrated --only msa+msa,concat --speaker_profiles unlabelled $F
+python benchmarks/ravdess_svm.py ravdess --action_units_folder ravdess/clip_means
+python benchmarks/ravdess_table.py ."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--svm", type=Path, default=Path("benchmarks/results/ravdess_svm.json"))
+    parser.add_argument("--out", type=Path, default=Path("model_cards/ravdess_whisper_tiny"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "predictions").mkdir(exist_ok=True)
+    svm = json.loads(arguments.svm.read_text())["rows"]
+    results = {protocol: read_rows(arguments.runs / protocol, arguments.out) for protocol in TITLES}
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in ("table2.md", "table2.csv", "table2.tex"):
+        if (arguments.runs / "plain" / name).exists():
+            shutil.copy(arguments.runs / "plain" / name, arguments.out / name)
+    draw(results, svm, arguments.out / "ravdess.png")
+    (arguments.out / "README.md").write_text(card(results, svm), encoding="utf-8")
+
+
+def read_rows(folder, out):
+    """By row: accuracy of each fold of each seed; writes each clip's answers of all seeds as one table."""
+    rows = {}
+    for name in ROWS:
+        for place in (path for path in (folder / name, *folder.glob(f"{name}_*")) if path.is_dir()):
+            seeds = {path.name.removeprefix("seed_"): path for path in sorted(place.glob("seed_*"))}
+            seeds = {seed: path for seed, path in seeds.items() if (path / "results.json").is_file()}
+            if not seeds:
+                continue
+            found = {seed: json.loads((path / "results.json").read_text()) for seed, path in seeds.items()}
+            rows[name] = {
+                "folds": {seed: [fold["war"] for fold in result["folds"].values()] for seed, result in found.items()},
+                "pooled": {seed: result["pooled"] for seed, result in found.items()},
+                "uar": {seed: result["metrics"]["eval_uar"] for seed, result in found.items()},
+                "parameters": next(iter(found.values()))["num_parameters"],
+                "trained_parameters": next(iter(found.values()))["num_trainable_parameters"],
+                "versions": next(iter(found.values()))["versions"],
+                "hardware": next(iter(found.values()))["hardware"],
+            }
+            write_answers(seeds, out / "predictions" / f"{folder.name}_{name}.csv")
+    return rows
+
+
+def write_answers(seeds, path):
+    tables = {seed: pd.read_csv(place / "predictions.csv").set_index("utterance_id") for seed, place in seeds.items()}
+    first = next(iter(tables.values()))
+    answers = first[["speaker_id", "fold", "label"]].copy()
+    for seed, table in tables.items():
+        answers[f"seed_{seed}"] = table["prediction"].loc[answers.index]
+    answers.to_csv(path)
+
+
+def lines_of(rows):
+    for name, title in ROWS.items():
+        if name not in rows:
+            yield [title, "not yet run", *[""] * 8]
+            continue
+        row = rows[name]
+        folds = 100 * np.array(list(row["folds"].values()))
+        means = folds.mean(axis=1)
+        spread = f" ± {means.std(ddof=1):.2f}" if len(means) > 1 else ""
+        pooled = 100 * np.mean([scores["war"] for scores in row["pooled"].values()])
+        uar = 100 * np.mean(list(row["uar"].values()))
+        cells = [f"{value:.2f}" for value in folds.mean(axis=0)]
+        trained = f"{row['trained_parameters'] / 1e6:.2f} M"
+        yield [
+            title,
+            f"**{means.mean():.2f}**{spread}",
+            str(len(means)),
+            f"{pooled:.2f}",
+            f"{uar:.2f}",
+            *cells,
+            trained,
+        ]
+
+
+def table(rows):
+    head = ["input, fusion", "accuracy, %", "seeds", "pooled", "UAR", *(f"fold {n}" for n in range(1, 6)), "trained"]
+    lines = [head, ["---"] * len(head), *lines_of(rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def baselines(svm, protocol):
+    lines = ["| to be beaten, mean of the same five folds | accuracy, % |", "| --- | --- |"]
+    for name, row in svm.items():
+        if name.startswith(f"{protocol}, "):
+            lines.append(f"| support vector machine, {name.partition(', ')[2]} | {100 * row['mean']:.2f} |")
+    published = PUBLISHED if protocol == "plain" else {}
+    return "\n".join([*lines, *(f"| {name} | {value:.2f} |" for name, value in published.items())])
+
+
+def card(results, svm):
+    parts = [Path(__file__).with_name("ravdess_card.md").read_text(encoding="utf-8")]
+    for protocol, title in TITLES.items():
+        parts += [f"## {title}\n", table(results[protocol]) + "\n", baselines(svm, protocol) + "\n"]
+    versions = next(row for rows in results.values() for row in rows.values())
+    facts = ", ".join(f"{name} {version}" for name, version in versions["versions"].items())
+    parts += ["## Commands\n", f"```bash\n{COMMANDS}\n```\n", f"{versions['hardware']}; {facts}.\n"]
+    return "\n".join(parts)
+
+
+def draw(results, svm, path):
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), sharex=True, constrained_layout=True)
+    for axis, (protocol, rows) in zip(axes, results.items(), strict=True):
+        names = [name for name in ROWS if name in rows]
+        for place, name in enumerate(names):
+            means = [100 * np.mean(folds) for folds in rows[name]["folds"].values()]
+            axis.barh(place, np.mean(means), color="#0072B2", alpha=0.35)
+            axis.plot(means, [place] * len(means), "o", color="#0072B2", markersize=5)
+        best = max((row["mean"], name) for name, row in svm.items() if name.startswith(protocol))
+        axis.axvline(100 * best[0], color="#D55E00", linestyle="--", label=f"SVM {100 * best[0]:.2f}")
+        if protocol == "plain":
+            axis.axvline(86.70, color="#009E73", linestyle=":", label="[2]: xlsr 315 M, frames of AUs 86.70")
+        axis.set_yticks(range(len(names)), [ROWS[name] for name in names])
+        axis.invert_yaxis()
+        axis.set(xlim=(50, 100), xlabel="accuracy, mean of five folds, %", title=protocol)
+        axis.legend(loc="lower left", fontsize=8)
+    figure.savefig(path, dpi=140)
+
+
+if __name__ == "__main__":
+    main()
