@@ -214,6 +214,33 @@ def predict(
 
 
 @app.command()
+def sync(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files, and folders of them.")],
+    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id; trained with CTM.")],
+    out: Annotated[Path | None, typer.Option(help="Also write what was found as JSON.")] = None,
+    max_shift: Annotated[float, typer.Option(help="Seconds searched either way.")] = 1.0,
+    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
+    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+):
+    """Estimates by how many seconds the video is late (negative: early), by which frames the model finds alike."""
+    from .features.clips import find_clips
+    from .inference import find_faces, load_pipeline
+    from .inference.display import prediction_progress, quiet_natives
+    from .inference.sync import find_offsets, print_offsets, write_offsets
+
+    found, recognize = find_clips(videos), load_pipeline(_saved(model))
+    options = {} if openface is None else {"openface": openface}
+    faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
+    with quiet_natives(), prediction_progress(len(found[0]), "sync") as watch:
+        done, failed = find_offsets(recognize, found, faces, max_shift, watch)
+    print_offsets(done, failed)
+    if out is not None:
+        write_offsets(done, failed, out)
+    if not done:
+        raise typer.Exit(1)
+
+
+@app.command()
 def enroll(
     clips: Annotated[
         list[Path], typer.Argument(metavar="CLIP…", help="Recordings of one person, or folders of them.")

@@ -34,18 +34,19 @@ def print_predictions(predictions):
 
 
 @contextmanager
-def prediction_progress(total):
+def prediction_progress(total, title="predict"):
     """
     Shows a bar on standard error while the block runs.
 
     Args:
         total (`int`): Number of clips.
+        title (`str`, *optional*, defaults to `"predict"`): Before the bar.
 
     Yields:
         A function to call with a clip's name and the seconds read of it, or with its name and `None` when it is over.
     """
     columns = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[at]}", markup=False)]
-    with Progress(TextColumn("predict"), *columns, console=Console(stderr=True)) as bar:
+    with Progress(TextColumn(title), *columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("clips", total=total, at="")
 
         def watch(name, seconds):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..processing_aver import SpeakerProfile
 from ..windows import check_window, whole
 from .formats import FORMATS, check_formats, write_timeline
 from .recordings import open_recording
+from .sync import add_warning, combine, listening
 
 logger = logging.getLogger(__name__)
 
@@ -208,17 +210,28 @@ class _Run:
             if window is not None:
                 windows[clip] = window
         try:
-            answers = self.recognize(list(windows.values()), batch_size=max(len(windows), 1)) if windows else []
+            answers = self._answers(list(windows.values())) if windows else []
         except ValueError:  # one of them; each alone shows which
-            answers = [self._attempt(clip, lambda one=one: self.recognize(one)) for clip, one in windows.items()]
+            answers = [self._attempt(clip, lambda one=one: self._answers([one])[0]) for clip, one in windows.items()]
         for clip, answer in zip(windows, answers, strict=True):
             if answer is not None:
                 self._keep(clip, answer)
 
+    def _answers(self, windows):
+        """Answers for clips that are one window each, with a warning where the streams are apart."""
+        with listening(self.recognize.model) as offsets:
+            answers = self.recognize(windows, batch_size=len(windows))
+        both = [answer for answer in answers if len(answer["streams"]) == 2]
+        for answer, offset in zip(both, offsets, strict=False):  # without CTM there are none
+            add_warning(answer, offset)
+        return answers
+
     def _over_time(self, clip):
-        recording = self._recording(clip, "note")
-        answer = self._attempt(clip, lambda: self.recognize(recording, batch_size=self.batch_size, **self.timing))
+        recording, every = self._recording(clip, "note"), math.ceil(self.timing["window"] / self.timing["hop"])
+        with listening(self.recognize.model, every) as offsets:
+            answer = self._attempt(clip, lambda: self.recognize(recording, batch_size=self.batch_size, **self.timing))
         if answer is not None:
+            add_warning(answer, combine(offsets))
             if self.out is not None:
                 write_timeline(answer, self.out / TIMELINES / clip.name, self.labels, self.formats, title=clip.name)
             self._keep(clip, answer)
