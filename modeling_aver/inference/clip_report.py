@@ -1,0 +1,181 @@
+"""All that the web page says of one clip: emotions over time, what each stream says alone, which moments match.
+
+Nothing here knows the page. What a stranger gives is bounded in size and seconds, read once and never run.
+"""
+
+import io
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..analysis import alignments, plot_alignment
+from ..features import MediaError
+from ..windows import LONGEST, ONE_FRAME, Recording, whole
+from .predict import WINDOW
+from .preview import browser_video
+from .recordings import open_recording
+
+SHORTEST_WINDOW = 1.0  # seconds
+HOPS = 4  # in a window
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a clip may be: bytes of its file, and seconds."""
+
+    max_bytes: int = 100 * 2**20
+    max_seconds: float = 120.0
+
+    def __post_init__(self):
+        if self.max_bytes < 1 or not self.max_seconds > 0:
+            raise ValueError(
+                f"A clip may have {self.max_bytes} bytes and {self.max_seconds} s: both must be positive."
+            )
+
+    def check_file(self, path, name):
+        """Refuses a file that is too large, before it is read."""
+        size = Path(path).stat().st_size
+        if size > self.max_bytes:
+            raise MediaError(
+                f"{name} has {size / 2**20:.0f} MB; this page takes {self.max_bytes / 2**20:.0f} MB at most."
+            )
+
+    def check_seconds(self, seconds, name):
+        """Refuses what goes on too long, as soon as it does; what headers promise is not believed."""
+        if seconds > self.max_seconds:
+            raise MediaError(f"{name} is longer than the {self.max_seconds:.0f} s that this page takes. Give a part.")
+
+
+@dataclass(frozen=True)
+class ClipReport:
+    """
+    What is known of one clip.
+
+    Args:
+        name (`str`): Of the file, without suffix.
+        labels (`list[str]`): Emotions, in the model's order.
+        timeline (`dict`): The pipeline's answer over time.
+        streams (`dict[str, dict]`): The pipeline's answer to the whole clip by `both`, `audio` and `video`; a stream
+            that is missing has none, and `both` is there where both are.
+        alignment (`bytes`, *optional*): PNG of how alike sound and face are, frame by frame.
+        preview (`bytes`, *optional*): MP4 to look at; `None` without pictures.
+    """
+
+    name: str
+    labels: list[str]
+    timeline: dict
+    streams: dict[str, dict]
+    alignment: bytes | None = None
+    preview: bytes | None = None
+
+    @property
+    def answer(self):
+        """`dict`: by both streams, or by the one that there is."""
+        return next(iter(self.streams.values()))
+
+
+def report_clip(recognize, path, faces, limits, speaker_profile=None, name=None):
+    """
+    Reads a clip once and answers all questions about it.
+
+    Args:
+        recognize ([`EmotionPipeline`])
+        path (`str` or `Path`): A media file.
+        faces ([`FacesOfExtractor`] or [`FacesOfTables`], *optional*): Without it, the sound alone answers.
+        limits ([`Limits`])
+        speaker_profile ([`SpeakerProfile`], *optional*): Of the one person in it.
+        name (`str`, *optional*): Defaults to the file's.
+
+    Returns:
+        [`ClipReport`]
+
+    Raises:
+        `MediaError`: if it is too large, too long or cannot be read. `ExtractionError`: if the extractor failed.
+        `ValueError`: if it has neither sound nor a face.
+    """
+    name = Path(path).name if name is None else name
+    limits.check_file(path, name)
+    recording = _in_memory(open_clip(recognize, path, faces, name), limits)
+    ask = {} if speaker_profile is None else {"speaker_profile": speaker_profile}
+    seconds = _seconds(recording)
+    window = min(WINDOW, max(round(seconds / 2, 1), SHORTEST_WINDOW))
+    timing = {"window": window, "hop": window / HOPS}
+    timeline = recognize(recording, **timing, **ask)
+    streams = _by_stream(recognize, recording, timeline["streams"], {} if seconds < LONGEST else timing, ask)
+    return ClipReport(
+        Path(name).stem,
+        list(recognize.model.config.id2label.values()),
+        {**timeline, "emotions": next(iter(streams.values()))["emotions"]},
+        streams,
+        _alignment(recognize, recording, speaker_profile),
+        _preview(path, recording, limits),
+    )
+
+
+def open_clip(recognize, path, faces, name):
+    """The [`Recording`] of a file that may have lost its name on the way; a table of features is found by it."""
+    extractor = recognize.processor.feature_extractor
+    streams = "audio" if faces is None else "both"
+    rates = extractor.sampling_rate, extractor.video_frame_rate
+    return open_recording(path, faces, rates[0], streams, "note", Path(name).stem, rates[1])
+
+
+def _in_memory(recording, limits):
+    """The same with all of its sound and frames, to be read again and again."""
+    rate, name, pieces, count, rows = recording.sampling_rate, recording.name, [], 0, []
+    for row in recording.faces:
+        limits.check_seconds(row[0], name)
+        rows.append(row)
+    for piece in recording.sound:
+        count += len(piece)
+        limits.check_seconds(count / rate, name)
+        pieces.append(piece)
+    return Recording(name, rate, pieces, rows, list(dict.fromkeys(recording.notes)))
+
+
+def _seconds(recording):
+    heard = sum(map(len, recording.sound)) / recording.sampling_rate
+    return max(heard, recording.faces[-1][0] + ONE_FRAME if recording.faces else 0.0)
+
+
+def _by_stream(recognize, recording, used, timing, ask):
+    parts = {"audio": replace(recording, faces=[]), "video": replace(recording, sound=[])}
+    wanted = {"both": recording, **parts} if len(used) == 2 else {stream: parts[stream] for stream in used}
+    return {stream: recognize(part, **timing, **ask) for stream, part in wanted.items()}
+
+
+@torch.inference_mode()
+def _alignment(recognize, recording, speaker_profile):
+    """PNG of the first `LONGEST` seconds, where both streams are there and the model compares them."""
+    if recognize.model.config.ctm_loss_weight == 0:
+        return None
+    window = whole(_beginning(recording, LONGEST))
+    if not recognize._heard(window) or not window.success.any():
+        return None
+    inputs = recognize._inputs([window], [(True, True)], speaker_profile)
+    found = alignments(recognize.model(**inputs.to(recognize.device)))
+    if not found:
+        return None
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context({"font.size": 13}):  # read on a phone too
+        plot_alignment(found[0], file)
+    return file.getvalue()
+
+
+def _beginning(recording, seconds):
+    sound = np.concatenate([np.zeros(0, np.float32), *recording.sound])
+    rows = itertools.takewhile(lambda row: row[0] < seconds - ONE_FRAME, recording.faces)
+    return replace(recording, sound=[sound[: round(seconds * recording.sampling_rate)]], faces=list(rows))
+
+
+def _preview(path, recording, limits):
+    try:
+        sound = np.concatenate([np.zeros(0, np.float32), *recording.sound])
+        return browser_video(path, sound, recording.sampling_rate, limits.max_seconds)
+    except MediaError:
+        return None  # a sound file

@@ -1,0 +1,285 @@
+"""The web page: what it answers, without Gradio; and in a browser, with a real clip, at two widths."""
+
+import base64
+import csv
+import importlib.util
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from made_up_extractor import BrightnessInPassing
+from made_up_media import cut, tone, write_sound, write_video
+from remade_media import CLIPS, clip, remake
+from test_predict import BRIGHTNESS, OPENFACE, TABLES, saved
+
+from modeling_aver import SpeakerProfile
+from modeling_aver.features import MediaError, read_audio, read_frames
+from modeling_aver.inference import FacesOfExtractor, load_pipeline
+from modeling_aver.inference.clip_report import Limits, report_clip
+from modeling_aver.inference.page_session import EXAMPLES, PageSession
+from modeling_aver.inference.preview import browser_video
+from modeling_aver.inference.report_html import CSS, error_html, report_html, result_files
+from modeling_aver.inference.space import write_space
+
+
+@pytest.fixture(scope="module")
+def openface_model(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("openface"), num_action_units=35, feature_identity=OPENFACE)
+
+
+@pytest.fixture(scope="module")
+def openface(openface_model):
+    """A page whose model needs OpenFace, which is not here."""
+    return PageSession(load_pipeline(openface_model))
+
+
+@pytest.fixture(scope="module")
+def recognize(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("brightness")
+    return load_pipeline(saved(folder, num_action_units=2, feature_identity=BRIGHTNESS))
+
+
+@pytest.fixture
+def session(recognize, tmp_path):
+    """A page whose features are how bright a picture is."""
+    return PageSession(recognize, Limits(2**20, 3.0), extractor=BrightnessInPassing(tmp_path / "calls.txt"))
+
+
+@pytest.fixture
+def upload(tmp_path):
+    """A copy of a real clip, as a browser leaves it on the server."""
+
+    def copy(source=CLIPS[3], name="clip.flv"):
+        path = tmp_path / "uploads" / name
+        path.parent.mkdir(exist_ok=True)
+        return Path(shutil.copy(source, path))
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def report(recognize, tmp_path_factory):
+    faces = FacesOfExtractor(BrightnessInPassing(tmp_path_factory.mktemp("log") / "calls.txt"))
+    return report_clip(recognize, CLIPS[3], faces, Limits())
+
+
+def text_of(html):
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
+def test_the_report_says_what_the_pipeline_says_of_each_stream(report, recognize):
+    whole = recognize(CLIPS[3], extractor=BrightnessInPassing(Path("/dev/null")))
+    assert report.answer["emotions"] == whole["emotions"] == report.timeline["emotions"]
+    assert list(report.streams) == ["both", "audio", "video"]
+    alone = recognize(CLIPS[3], streams="audio")
+    assert report.streams["audio"]["emotions"] == alone["emotions"] != whole["emotions"]
+    assert report.timeline["timeline"][-1]["end"] == pytest.approx(whole["duration"], abs=0.05)
+    assert report.timeline["window"] < whole["duration"]  # so that a short clip has a track too
+
+
+def test_what_can_be_downloaded_can_be_read_again(report):
+    files = {suffix: content for suffix, (_, content) in result_files(report).items()}
+    answer = json.loads(files["json"])
+    assert answer["clip"] == CLIPS[3].stem and set(answer["streams_alone"]) == {"both", "audio", "video"}
+    rows = list(csv.DictReader(io.StringIO(files["csv"].decode())))
+    assert len(rows) == len(answer["timeline"]) and set(rows[0]) >= {f"p_{label}" for label in report.labels}
+    streams = list(csv.DictReader(io.StringIO(files["streams.csv"].decode())))
+    assert [row["streams"] for row in streams] == ["both", "audio", "video"]
+    for row in streams:
+        assert sum(float(row[f"p_{label}"]) for label in report.labels) == pytest.approx(1, abs=1e-4)
+    assert files["vtt"].startswith(b"WEBVTT") and files["png"].startswith(b"\x89PNG")
+
+
+def test_the_page_s_links_hold_these_files_whole(report):
+    html = report_html(report)
+    links = re.findall(r'<a download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', html)
+    files = result_files(report)
+    assert [name for name, _ in links] == [f"{report.name}.{suffix}" for suffix in files]
+    assert [base64.b64decode(content) for _, content in links[:-1]] == [one for _, one in list(files.values())[:-1]]
+
+
+def test_the_clip_is_shown_with_the_alignment_and_a_bar_for_each_stream_and_emotion(report):
+    html = report_html(report)
+    assert 'src="data:video/mp4;base64,' in html and 'src="data:image/png;base64,' in html
+    assert html.count('class="aver-bar"') == 3 * len(report.labels)
+    words = text_of(html)
+    assert f"{report.answer['emotions'][0]['label']} {report.answer['emotions'][0]['score']:.0%}" in words
+    assert "heard and seen" in words and "sound alone" in words and "in windows of 1 s" in words
+
+
+def test_bands_fill_the_track_from_edge_to_edge_and_from_bottom_to_top(report):
+    bands = re.search(r'<svg class="aver-bands".*?</svg>', report_html(report)).group()
+    areas = [
+        [tuple(map(float, point.split(","))) for point in points.split()]
+        for points in re.findall(r'points="([^"]+)"', bands)
+    ]
+    assert len(areas) == len(report.labels)
+    columns = len(areas[0]) // 2
+    for column in range(columns):
+        heights = [area[2 * columns - 1 - column][1] - area[column][1] for area in areas]
+        assert sum(heights) == pytest.approx(100, abs=0.1) and min(heights) >= 0
+    assert areas[0][0][0] == 0 and areas[0][columns - 1][0] == 1000
+
+
+def test_the_preview_plays_as_long_as_the_clip_and_is_upright(tmp_path):
+    video = write_video(tmp_path / "a.mkv", range(0, 900, 40), size=(64, 720))
+    sound = read_audio(write_sound(tmp_path / "a.wav", tone(0.9)))
+    (tmp_path / "preview.mp4").write_bytes(browser_video(video, sound, 16_000, 10.0))
+    frames = list(read_frames(tmp_path / "preview.mp4"))
+    assert frames[-1][0] == pytest.approx(0.88, abs=0.03) and frames[0][1].shape == (360, 32, 3)
+    corner, rest = frames[0][1][100, 8], frames[0][1][300, 24]
+    assert corner.mean() > 200 and rest.mean() < 60  # the upper left is white
+    assert len(read_audio(tmp_path / "preview.mp4")) / 16_000 == pytest.approx(0.9, abs=0.15)
+
+
+def test_a_preview_ends_where_clips_must_and_thins_fast_video(tmp_path):
+    video = write_video(tmp_path / "a.mkv", range(0, 1000, 10))
+    (tmp_path / "preview.mp4").write_bytes(browser_video(video, np.zeros(0, np.float32), 16_000, 0.5))
+    frames = list(read_frames(tmp_path / "preview.mp4"))
+    assert frames[-1][0] <= 0.5 and len(frames) == pytest.approx(13, abs=1)
+
+
+def test_an_upload_is_answered_and_deleted(session, upload):
+    path = upload()
+    assert "aver-answer" in session.answer_upload(str(path))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda path: path.touch(), "clip.mp4 is empty (0 bytes)."),
+        (lambda path: path.write_text("<script>alert(1)</script>"), "clip.mp4 cannot be decoded"),
+        (lambda path: path.write_bytes(bytes(2**20 + 1)), "clip.mp4 has 1 MB; this page takes 1 MB at most."),
+        (lambda path: write_video(path, range(0, 4000, 40)), "clip.mp4 is longer than the 3 s that this page takes."),
+        (lambda path: cut(write_video(path, range(0, 2000, 40))), "clip.mp4"),
+    ],
+    ids=["empty", "text", "large", "long", "cut"],
+)
+def test_a_clip_that_fails_gives_one_plain_sentence_and_is_deleted(session, tmp_path, make, words):
+    path = tmp_path / "clip.mp4"
+    make(path)
+    html = session.answer_upload(str(path))
+    assert "aver-error" in html and words in text_of(html) and html.count("<p") == 1
+    assert str(tmp_path) not in html and "Traceback" not in html and not path.exists()
+
+
+def test_a_fault_of_the_program_is_one_sentence_too(session, upload, monkeypatch):
+    monkeypatch.setattr(session.recognize.model, "forward", lambda **inputs: [][1])
+    assert "clip.flv cannot be used (IndexError)." in session.answer_upload(str(upload()))
+
+
+def test_without_a_clip_it_asks_for_one(session):
+    assert "Upload a video first" in session.answer_upload(None)
+
+
+def test_names_of_files_are_not_html(session, upload):
+    html = session.answer_upload(str(upload(name="<img src=x onerror=alert(1)>.flv")))
+    assert "<img src=x" not in html and "&lt;img src=x" in html
+    assert "<script>" not in error_html("<script>") and "<" not in CSS
+
+
+def test_silence_and_darkness_are_told(session, tmp_path):
+    frames, _ = clip(0)
+    silent = remake(tmp_path / "silent.mp4", frames[:30], None)
+    words = text_of(session.answer_upload(str(silent)))
+    assert "silent.mp4 has no sound" in words and "seen" in words and "sound alone" not in words
+    sound = write_sound(tmp_path / "sound.wav", tone(1.0))
+    html = session.answer_upload(str(sound))
+    assert "has no picture" in text_of(html) and "<video" not in html and "aver-bands" in html
+
+
+def test_a_model_of_openface_says_so_and_hears(openface, upload):
+    words = text_of(openface.notes_html())
+    assert "trained on features of openface, which cannot be made here" in words and "sound alone" in words
+    html = openface.answer_upload(str(upload()))
+    assert "· heard" in text_of(html) and "face alone" not in text_of(html)
+
+
+def test_a_table_beside_the_video_gives_it_a_face(openface, upload):
+    table = upload(TABLES / f"{CLIPS[3].stem}.csv", "any name.csv")
+    words = text_of(openface.answer_upload(str(upload()), str(table)))
+    assert "heard and seen" in words and "a face in 100% of the pictures" in words and not table.exists()
+    table = upload(TABLES / f"{CLIPS[3].stem}.csv", "broken.csv")
+    table.write_text("not,a table\n1,2\n")
+    html = openface.answer_upload(str(upload()), str(table))
+    assert "aver-error" in html and str(table.parent) not in html and not table.exists()
+
+
+def test_the_clips_carried_along_are_examples_with_their_tables(openface):
+    assert len(EXAMPLES) == 6
+    words = text_of(openface.answer_example(3))
+    assert "1001_DFA_HAP_XX" in words and "heard and seen" in words and EXAMPLES[3].exists()
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A page whose model standardizes faces."""
+    folder = tmp_path_factory.mktemp("standardized")
+    recognize = load_pipeline(saved(folder, num_action_units=2, feature_identity=BRIGHTNESS))
+    extractor = recognize.processor.feature_extractor
+    extractor.action_unit_mean, extractor.action_unit_std = [100.0, 100.0], [40.0, 40.0]
+    return PageSession(recognize, extractor=BrightnessInPassing(tmp_path_factory.mktemp("log") / "calls.txt"))
+
+
+def test_calibration_counts_clips_names_bad_ones_and_changes_answers(calibrated, upload, tmp_path):
+    broken = tmp_path / "broken.flv"
+    broken.write_bytes(CLIPS[0].read_bytes()[:3000])
+    profile, html = calibrated.calibrate([str(upload(one, one.name)) for one in CLIPS[:3]])
+    assert isinstance(profile, SpeakerProfile) and profile.num_clips == 3
+    assert "Calibrated on 3 clips" in text_of(html) and "Less than 10 clips" in text_of(html)
+    before, after = calibrated.answer_example(3), calibrated.answer_example(3, profile)
+    assert text_of(before) != text_of(after)
+    assert calibrated.calibrate([])[0] is None and calibrated.can_calibrate
+    profile, html = calibrated.calibrate([str(broken)])
+    assert profile is None and "cannot be made of 1 clips" in text_of(html) and str(tmp_path) not in html
+
+
+def test_a_model_that_standardizes_nothing_offers_no_calibration(session, openface, upload):
+    assert not session.can_calibrate and not openface.can_calibrate
+    clip = upload()
+    profile, html = session.calibrate([str(clip)])
+    assert profile is None and "standardizes neither" in text_of(html) and not clip.exists()
+
+
+def test_limits_of_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"0 bytes and 3.0 s: both must be positive"):
+        Limits(0, 3.0)
+    with pytest.raises(MediaError, match="longer than the 3 s"):
+        Limits(10, 3.0).check_seconds(3.1, "clip")
+
+
+def test_a_space_has_settings_and_a_page_that_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_aver.inference.space.version", lambda name: {"gradio": "6.1.0"}.get(name, "0.1.0"))
+    files = write_space(tmp_path / "space", "org/aver-demo")
+    assert {path.name for path in files} == {"README.md", "app.py", "requirements.txt", "packages.txt"}
+    settings = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
+    assert settings["sdk"] == "gradio" and settings["sdk_version"] == "6.1.0" and settings["app_file"] == "app.py"
+    assert settings["models"] == ["org/aver-demo"] and len(settings["short_description"]) <= 60
+    code = (tmp_path / "space" / "app.py").read_text()
+    assert "serve" in compile(code, "app.py", "exec").co_names and '"org/aver-demo"' in code
+    assert "modeling-aver[app,mediapipe]==0.1.0" in (tmp_path / "space" / "requirements.txt").read_text()
+    write_space(tmp_path / "space", "org/other")  # again
+
+
+@pytest.mark.parametrize("model", ["runs/demo/deep", "./runs", "demo", 'org/x"); import os; ("'])
+def test_a_space_needs_a_model_of_the_hub(tmp_path, model):
+    with pytest.raises(ValueError, match="`model` must be an id as org/name"):
+        write_space(tmp_path, model)
+
+
+def test_a_space_takes_no_other_file_s_place(tmp_path):
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(FileExistsError, match="not from `aver app --space`"):
+        write_space(tmp_path, "org/aver-demo")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="Gradio is there")
+def test_without_gradio_it_says_what_to_install():
+    with pytest.raises(ImportError, match=r"modeling-aver\[app\]"):
+        importlib.import_module("modeling_aver.inference.web_page")
