@@ -137,5 +137,7 @@ class RunningStatistics:
     def mean_and_deviation(self):
         """Both of the given shape, float32. Raises `ValueError` where nothing came."""
         if self.count == 0:
-            raise ValueError("No training clip has sound: there is nothing to take statistics of.")
+            raise ValueError(
+                "No training clip has sound: there is nothing to take statistics of. Give `audio_normalization` none."
+            )
         return self.mean.float(), (self.scatter / self.count).sqrt().float()
