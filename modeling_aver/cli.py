@@ -271,6 +271,65 @@ def enroll(
     print_enrollment(profile, failed, out)
 
 
+@app.command("app")
+def web_app(
+    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; this one is for this machine alone.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
+    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    max_seconds: Annotated[float, typer.Option(help="Of a clip.")] = 120.0,
+    max_megabytes: Annotated[float, typer.Option(help="Of a clip's file.")] = 100.0,
+    space: Annotated[
+        Path | None, typer.Option(help="Write the folder of a Hugging Face Space, and serve nothing.")
+    ] = None,
+):
+    """Serves a web page: a clip in, its emotions over time out."""
+    if space is not None:
+        from .inference.space import write_space
+
+        typer.echo("\n".join(map(str, write_space(space, model))))
+        return
+    from .inference.clip_report import Limits
+    from .inference.web_page import serve
+
+    limits = Limits(round(max_megabytes * 2**20), max_seconds)
+    serve(_saved(model), host, port, limits, **({} if openface is None else {"openface": openface}))
+
+
+@app.command()
+def live(
+    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    file: Annotated[Path | None, typer.Option(help="Played at real speed, in place of microphone and camera.")] = None,
+    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
+    action_units_folder: Annotated[Path | None, typer.Option(help="With --file: features that are there.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Of the one person, from aver enroll.")] = None,
+    window: Annotated[float, typer.Option(help="Seconds that an answer is about.")] = 3.0,
+    hop: Annotated[float, typer.Option(help="Seconds from one answer to the next.")] = 0.5,
+    camera: Annotated[int, typer.Option(help="Number of the camera.")] = 0,
+):
+    """Prints emotions of microphone and camera as they happen, until Ctrl-C."""
+    import os
+
+    import torch
+
+    from .inference import find_faces, load_pipeline
+    from .inference.display import quiet_natives
+    from .inference.enrollment import check_streams
+    from .inference.live import LiveRecognizer, run_live
+    from .inference.live_sources import open_source
+
+    check_streams(streams)
+    torch.set_num_threads(max((os.cpu_count() or 2) - 1, 1))  # the camera and the face keep a core
+    recognize = load_pipeline(_saved(model), profile)
+    faces = None if streams == "audio" else find_faces(recognize.processor.feature_extractor, action_units_folder)
+    with quiet_natives():
+        source, frames_of = open_source(recognize, faces, file, streams, camera)
+        recognizer = LiveRecognizer(recognize, frames_of, window, hop)
+        recognizer.warm_up()
+        statistics = run_live(recognizer, source, lambda answer: typer.echo(answer.to_text()))
+    typer.echo(statistics.to_text())
+
+
 @app.command()
 def push(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="What train_hf.py wrote.")],
