@@ -20,6 +20,7 @@ from .recordings import open_recording
 
 SHORTEST_WINDOW = 1.0  # seconds
 HOPS = 4  # in a window
+BATCH = 8  # windows that the model hears and sees together
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def report_clip(recognize, path, faces, limits, speaker_profile=None, name=None)
     ask = {} if speaker_profile is None else {"speaker_profile": speaker_profile}
     seconds = _seconds(recording)
     window = min(WINDOW, max(round(seconds / 2, 1), SHORTEST_WINDOW))
-    timing = {"window": window, "hop": window / HOPS}
+    timing = {"window": window, "hop": window / HOPS, "batch_size": BATCH}
     timeline = recognize(recording, **timing, **ask)
-    streams = _by_stream(recognize, recording, timeline["streams"], {} if seconds < LONGEST else timing, ask)
+    streams = _by_stream(recognize, recording, timeline, {} if seconds < LONGEST else timing, ask)
     return ClipReport(
         Path(name).stem,
         list(recognize.model.config.id2label.values()),
@@ -141,10 +142,12 @@ def _seconds(recording):
     return max(heard, recording.faces[-1][0] + ONE_FRAME if recording.faces else 0.0)
 
 
-def _by_stream(recognize, recording, used, timing, ask):
-    parts = {"audio": replace(recording, faces=[]), "video": replace(recording, sound=[])}
-    wanted = {"both": recording, **parts} if len(used) == 2 else {stream: parts[stream] for stream in used}
-    return {stream: recognize(part, **timing, **ask) for stream, part in wanted.items()}
+def _by_stream(recognize, recording, timeline, timing, ask):
+    """Answers to the whole clip: at once, or with `timing` as the mean over time, where it is too long for that."""
+    parts = {"both": recording, "audio": replace(recording, faces=[]), "video": replace(recording, sound=[])}
+    used = timeline["streams"] if len(timeline["streams"]) == 1 else list(parts)
+    known = {used[0]: timeline} if timing else {}
+    return {stream: known.get(stream) or recognize(parts[stream], **timing, **ask) for stream in used}
 
 
 @torch.inference_mode()

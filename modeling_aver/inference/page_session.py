@@ -1,6 +1,7 @@
 """What the web page does when it is used, free of Gradio: uploads in, HTML out, nothing kept."""
 
 import logging
+import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +41,10 @@ class PageSession:
 
     def _faces(self, options):
         """(where features of the face come from or `None`, what visitors should know of it)."""
-        try:
+        if options:  # asked for by name: then it should be there
             return find_faces(self.extractor, **options), []
+        try:
+            return find_faces(self.extractor), []
         except (ExtractorUnavailableError, ValueError) as error:
             logger.warning("The page goes by the sound alone: %s", error)
             made_by = (self.extractor.feature_identity or {}).get("name")
@@ -167,6 +170,7 @@ def _sentence(error, paths):
 
 
 def _plain(text, paths):
+    text = re.sub(r"\[Errno \d+\] |: '[^']*'(?=\))", "", text)  # what ffmpeg adds
     for path in paths:
         text = text.replace(str(path), path.name).replace(f"({path.name})", "").replace(" .", ".")
     return " ".join(text.split())
