@@ -9,6 +9,8 @@ import typer
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(no_args_is_help=True, help="Build, check and push datasets.")
 app.add_typer(data_app, name="data")
+export_app = typer.Typer(no_args_is_help=True, help="Write a model as a file that runs without this package.")
+app.add_typer(export_app, name="export")
 
 
 def _print_version(wanted: bool):
@@ -183,6 +185,7 @@ def predict(
     hop: Annotated[float | None, typer.Option(help="Seconds between windows: a quarter of one.")] = None,
     formats: Annotated[str, typer.Option(help="Of timelines.")] = "json,csv,vtt,TextGrid,png",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips, or windows, at a time.")] = 8,
+    runtime: Annotated[str, typer.Option(help="torch, or onnx for a folder of aver export onnx.")] = "torch",
 ):
     """Prints the emotion of each video with its probabilities; started again with --out, goes on where it stopped."""
     from .features.clips import find_clips
@@ -191,7 +194,7 @@ def predict(
 
     timing = check_request(streams, timeline, window, hop, formats.split(","), out)
     found = find_clips(videos)
-    recognize = load_pipeline(_saved(model), profile)
+    recognize = load_pipeline(_saved(model), profile, runtime)
     faces = None
     if streams != "audio":
         options = {} if openface is None else {"openface": openface}
@@ -340,6 +343,29 @@ def push(
     from .training.push import push_run
 
     typer.echo(push_run(folder, repo_id, private=private))
+
+
+@export_app.command("onnx")
+def export_onnx_command(
+    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx and what belongs to it.")],
+    quantize: Annotated[str | None, typer.Option(help="int8: smaller; says how well it still agrees.")] = None,
+):
+    """Writes a model for ONNX Runtime, and fails where its logits differ by more than 1e-4 from the model's."""
+    from .inference.export import export_onnx, print_export
+
+    print_export(export_onnx(*_load(model), out, quantize), out)
+
+
+@export_app.command("torch")
+def export_torch_command(
+    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.pt2 and what belongs to it.")],
+):
+    """Writes a model as torch.export does, and fails where its logits differ by more than 1e-4 from the model's."""
+    from .inference.export import export_torch, print_export
+
+    print_export(export_torch(*_load(model), out), out)
 
 
 @data_app.command("build")

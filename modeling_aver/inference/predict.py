@@ -16,10 +16,11 @@ from ..features import ExtractionError, ExtractorUnavailableError, MediaError
 from ..features.media import read_bytes
 from ..features.table import write_whole
 from ..modeling_aver import AverForEmotionClassification
-from ..pipeline_aver import HOPS, STREAMS, TASK
-from ..processing_aver import SpeakerProfile
+from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
+from ..processing_aver import AverProcessor, SpeakerProfile
 from ..windows import check_window, whole
 from .formats import FORMATS, check_formats, write_timeline
+from .onnx_model import RUNTIMES, OnnxModel
 from .recordings import open_recording
 from .sync import add_warning, combine, listening
 
@@ -66,18 +67,24 @@ class Predictions:
         return file.getvalue()
 
 
-def load_pipeline(model, speaker_profile=None):
+def load_pipeline(model, speaker_profile=None, runtime="torch"):
     """
     The pipeline of a saved folder or a Hub id, on the accelerator if there is one.
 
     Args:
         model (`str`)
         speaker_profile (`str` or `Path`, *optional*): File of the person who is in all recordings.
+        runtime (`str`, *optional*, defaults to `"torch"`): `"onnx"` for a folder of `aver export onnx`.
 
     Raises:
-        `ValueError`: if it holds another kind of model, or the file no profile.
+        `ValueError`: if it holds another kind of model, the file no profile, or `runtime` is unknown.
     """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"`runtime` ({runtime!r}) may be {', '.join(RUNTIMES)}.")
     profile = None if speaker_profile is None else SpeakerProfile.load(speaker_profile)
+    if runtime == "onnx":
+        parts = {"model": OnnxModel(model), "processor": AverProcessor.from_pretrained(model)}
+        return EmotionPipeline(**parts, task=TASK, device=OnnxModel.device, speaker_profile=profile)
     recognize = pipeline(TASK, model=model, speaker_profile=profile)
     if not isinstance(recognize.model, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(recognize.model).__name__}, not a model of this package.")
@@ -284,7 +291,9 @@ class _Run:
 
 
 def _fingerprint(model):
-    """What tells one model from another, trained further or not: its classifier."""
+    """What tells one model from another, trained further or not: its classifier, or its file."""
+    if isinstance(model, OnnxModel):
+        return model.fingerprint()
     digest = hashlib.sha256()
     for _, tensor in sorted(model.classifier.state_dict().items()):
         digest.update(tensor.float().cpu().numpy().tobytes())

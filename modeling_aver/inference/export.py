@@ -1,0 +1,301 @@
+"""A model as a file that runs without this package: ONNX, or torch's own export; checked against the model itself."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from datasets_scripts import SAMPLE_DIR
+
+from ..configuration_aver import SPECTROGRAM_ENCODERS
+from ..features.table import write_whole
+from ..pipeline_aver import TASK, EmotionPipeline
+from ..windows import cut
+from .faces import find_faces
+from .onnx_model import FILE, OnnxModel, check_installed, complete, input_names, spectrogram_channels
+from .recordings import open_recording
+
+TOLERANCE = 1e-4  # of logits
+QUANTIZATIONS = ("int8",)
+TORCH_FILE = "model.pt2"
+LARGE = 1_500_000_000  # bytes of weights; a file of protocol buffers ends at 2 GB, so they then lie beside it
+CASES = (  # clips, seconds of sound (0: none), frames of video (0: none)
+    *((1, 0.3, 2), (1, 0.51, 17), (2, 1.0, 30), (3, 2.03, 50), (5, 0.7, 90)),
+    *((1, 1.1, 0), (2, 0.0, 25)),
+)
+
+
+class ExportedModel(torch.nn.Module):
+    """The model with its tensors by place and its logits alone: what an exporter can follow."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.names = model, input_names(model.config)
+
+    def forward(self, *tensors):
+        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
+
+
+def export_onnx(model, processor, out, quantize=None):
+    """
+    Writes `model.onnx`, `config.json`, the processor and `export.json` (what was checked, and how it went).
+
+    Args:
+        model ([`AverForEmotionClassification`]), processor ([`AverProcessor`])
+        out (`Path`): Folder.
+        quantize (`str`, *optional*): `"int8"`: weights of matrix products as whole numbers, activations likewise while
+            it runs. The agreement that this costs, on windows of the six real clips, is in `export.json`.
+
+    Returns:
+        `dict`: what `export.json` holds.
+
+    Raises:
+        `ImportError`: without the extra `onnx`. `ValueError`: for an unknown `quantize`, an encoder that the exporter
+        cannot follow, or logits that differ by more than 1e-4; then nothing is written.
+    """
+    if quantize not in (None, *QUANTIZATIONS):
+        raise ValueError(f"`quantize` ({quantize!r}) may be {', '.join(QUANTIZATIONS)}, or left out.")
+    check_installed("onnx", "onnxscript", "onnxruntime")
+    import onnx
+    import onnxruntime
+
+    model = model.float().eval()
+    versions = {module.__name__: module.__version__ for module in (torch, onnx, onnxruntime)}
+    with _whole_folder(Path(out)) as folder:
+        _save_beside(model, processor, folder)
+        is_large = sum(one.numel() * one.element_size() for one in model.parameters()) > LARGE
+        with _quiet(), _failing_plainly(model.config):
+            names = input_names(model.config)
+            program = torch.onnx.export(
+                _traced(model), dynamo=True, input_names=names, output_names=["logits"], verbose=False
+            )
+            program.save(str(folder / FILE), external_data=is_large)
+        exported = OnnxModel(folder)
+        report = {"format": "onnx", "quantize": quantize, "inputs": names, "versions": versions}
+        report["parity"] = _parity(model, lambda **inputs: exported(**inputs).logits)
+        if quantize is not None:
+            _quantize(folder, is_large)
+            report["agreement"] = _agreement(model, OnnxModel(folder), processor)
+        _finish(report, folder, f"{FILE}*")
+    return report
+
+
+def export_torch(model, processor, out):
+    """
+    Writes `model.pt2` (`torch.export.save`), `config.json`, the processor and `export.json`.
+
+    The file is a zip that `torch.export.load` reads, in the same version of torch or a newer one; nothing here does.
+    See [`export_onnx`] for arguments, result and errors.
+    """
+    model = model.float().eval()
+    with _whole_folder(Path(out)) as folder:
+        _save_beside(model, processor, folder)
+        with _quiet(), _failing_plainly(model.config):
+            program = _traced(model)
+            module = program.module()
+            program.example_inputs = None  # they alone would be pickled
+            torch.export.save(program, str(folder / TORCH_FILE))
+            parity = _parity(model, lambda **inputs: module(*_in_order(model.config, inputs)))
+        report = {"format": "torch", "inputs": input_names(model.config), "versions": {"torch": torch.__version__}}
+        report["parity"] = parity
+        _finish(report, folder, TORCH_FILE)
+    return report
+
+
+def print_export(report, out):
+    """Prints what was written and how well it agrees."""
+    console, parity = Console(highlight=False, soft_wrap=True), report["parity"]
+    console.print(f"{out}: {report['format']}, {report['bytes'] / 1e6:.1f} MB.", markup=False)
+    console.print(
+        f"Logits differ by {parity['max_difference']:.1e} at most over {parity['batches']} batches of other lengths "
+        f"and masks (allowed: {parity['tolerance']:.0e})."
+    )
+    if agreement := report.get("agreement"):
+        console.print(
+            f"int8: the same answer in {agreement['same_answer']:.1%} of {agreement['windows']} windows "
+            f"of the six clips ({agreement['faces']}); probabilities change by {agreement['mean_change']:.3f} on "
+            f"average and {agreement['max_change']:.3f} at most."
+        )
+
+
+def _traced(model):
+    """`torch.export.ExportedProgram` with free batch size, length of sound and number of frames."""
+    inputs = _example(model.config, 2, 1.0, 30)
+    free = torch.export.Dim.DYNAMIC
+    time = {"input_features": 2 if model.config.audio_config.model_type == "whisper" else 1}
+    axes = {name: {0: free} | ({} if "speaker" in name else {time.get(name, 1): free}) for name in inputs}
+    return torch.export.export(
+        ExportedModel(model), tuple(inputs.values()), dynamic_shapes=(tuple(axes.values()),), strict=False
+    )
+
+
+def _in_order(config, inputs):
+    """Tensors of the types that the example had."""
+    return [
+        values.long() if name.endswith("mask") else values.float() for name, values in complete(config, inputs).items()
+    ]
+
+
+def _example(config, num_clips, seconds, num_frames):
+    """Made-up inputs; the last clip of several is shorter, has failed frames, and its video begins late."""
+    generator = torch.Generator().manual_seed(num_clips)
+    inputs = {}
+    if seconds:
+        rate, channels = config.sampling_rate, ()
+        if config.audio_input_name == "input_features":
+            rate = SPECTROGRAM_ENCODERS[config.audio_config.model_type][0]
+            channels = (spectrogram_channels(config),)
+        sound = torch.randn(num_clips, round(seconds * rate), *channels, generator=generator)
+        is_mel_first = config.audio_config.model_type == "whisper"
+        inputs[config.audio_input_name] = sound.mT.contiguous() if is_mel_first else sound
+        inputs["attention_mask"] = torch.ones(sound.shape[:2], dtype=torch.long)
+    if num_frames:
+        inputs["action_units"] = torch.rand(num_clips, num_frames, config.num_action_units, generator=generator)
+        inputs["action_units_mask"] = torch.ones(num_clips, num_frames, dtype=torch.long)
+        inputs["video_timestamps"] = torch.arange(num_frames).repeat(num_clips, 1) / config.video_frame_rate
+    if config.audio_normalization == "standardize" and seconds:
+        shape = (num_clips, config.num_audio_layers, config.audio_config.hidden_size)
+        inputs["speaker_audio_mean"] = torch.randn(shape, generator=generator)
+        inputs["speaker_audio_std"] = torch.rand(shape, generator=generator)
+        inputs["speaker_audio_std"][0] = 0.0  # nobody known
+    return _uneven(inputs) if num_clips > 1 else inputs
+
+
+def _uneven(inputs):
+    if "attention_mask" in inputs:
+        inputs["attention_mask"][-1, -(inputs["attention_mask"].shape[1] // 3) :] = 0
+    if "action_units" in inputs:
+        inputs["action_units_mask"][-1, 1::4] = 0
+        inputs["video_timestamps"][-1] = 0.21 + 1.3 * inputs["video_timestamps"][-1]
+    if len({"attention_mask", "action_units"} & set(inputs)) == 2 and len(inputs["action_units"]) > 2:
+        inputs["attention_mask"][1], inputs["action_units_mask"][0] = 0, 0  # one clip lacks sound, another the face
+    return inputs
+
+
+@torch.inference_mode()
+def _parity(model, answer):
+    """Refuses an export whose logits (`answer`) are others than the model's; how much they differ."""
+    differences = []
+    for case in CASES:
+        inputs = _example(model.config, *case)
+        differences.append(float((model(**inputs).logits - answer(**inputs)).abs().max()))
+    if not max(differences) <= TOLERANCE:  # NaN too
+        raise ValueError(
+            f"The exported model's logits differ from the model's by {max(differences):.1e}, more than the allowed "
+            f"{TOLERANCE:.0e}: nothing was written."
+        )
+    return {"max_difference": max(differences), "tolerance": TOLERANCE, "batches": len(CASES)}
+
+
+def _quantize(folder, is_large):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = folder / "whole"
+    whole.mkdir()
+    for path in folder.glob(f"{FILE}*"):
+        path.rename(whole / path.name)
+    with _quiet():
+        quantize_dynamic(
+            *(str(whole / FILE), str(folder / FILE)),
+            op_types_to_quantize=["MatMul", "Gemm"],  # convolutions in whole numbers are slower, and fewer run
+            weight_type=QuantType.QInt8,
+            use_external_data_format=is_large,
+        )
+    shutil.rmtree(whole)
+
+
+def _agreement(model, exported, processor):
+    """How often and how far the answers for windows of the six real clips are others than the model's."""
+    windows, faces = _real_windows(processor.feature_extractor)
+    before, after = (_probabilities(one, processor, windows) for one in (model, exported))
+    change = np.abs(before - after)
+    return {
+        "windows": len(windows),
+        "faces": faces,
+        "same_answer": float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
+        "mean_change": float(change.mean()),
+        "max_change": float(change.max()),
+    }
+
+
+def _real_windows(extractor):
+    """Windows of 1 s of the six clips, with OpenFace's features if the model takes those, else with made-up ones."""
+    try:
+        faces, kind = find_faces(extractor, SAMPLE_DIR / "OpenFace"), "OpenFace's features"
+    except ValueError:
+        faces, kind = None, "made-up features of the face"
+    generator, windows = np.random.default_rng(0), []
+    for path in sorted((SAMPLE_DIR / "AudioWAV").glob("*.wav")):
+        recording = open_recording(path, None, extractor.sampling_rate, "audio")
+        if faces is not None:
+            recording.faces = faces.frames(path, path.stem)
+        windows.extend(cut(recording, 1.0, 0.5))
+    return windows if faces is not None else [_with_made_up_face(one, extractor, generator) for one in windows], kind
+
+
+def _with_made_up_face(window, extractor, generator):
+    seconds = np.arange(max(window.start, 0.0), window.end, 1 / extractor.video_frame_rate) - window.start
+    features = generator.normal(size=(len(seconds), extractor.num_action_units))
+    if extractor.action_unit_mean is not None:
+        features = features * extractor.action_unit_std + extractor.action_unit_mean
+    found = np.ones(len(seconds), bool)
+    return replace(window, features=features.astype(np.float32), success=found, timestamps=seconds)
+
+
+def _probabilities(model, processor, windows):
+    recognize = EmotionPipeline(model, processor=processor, task=TASK, device=torch.device("cpu"))
+    scores = [{one["label"]: one["score"] for one in recognize(window)["emotions"]} for window in windows]
+    return np.array([[score[label] for label in model.config.id2label.values()] for score in scores])
+
+
+def _save_beside(model, processor, folder):
+    model.config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _finish(report, folder, pattern):
+    report["bytes"] = sum(path.stat().st_size for path in folder.glob(pattern))
+    write_whole(folder / "export.json", (json.dumps(report, indent=1) + "\n").encode())
+
+
+@contextmanager
+def _whole_folder(out):
+    """A folder to write to whose files are moved to `out` if all goes well."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as folder:
+        yield Path(folder)
+        for path in Path(folder).iterdir():
+            os.replace(path, out / path.name)
+
+
+@contextmanager
+def _quiet():
+    """What exporters say on their way concerns their authors."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextmanager
+def _failing_plainly(config):
+    try:
+        yield
+    except Exception as error:  # exporters have many, with pages of text
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        raise ValueError(
+            f"torch {torch.__version__} cannot export this {config.audio_config.model_type} model: "
+            f"{type(error).__name__}: {lines[0]}"
+        ) from error
