@@ -244,6 +244,36 @@ def sync(
 
 
 @app.command()
+def explain(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Clips of up to 30 s, and folders of them.")],
+    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for pictures and numbers.")],
+    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
+    occluded: Annotated[float, typer.Option(help="Seconds of a stream that are hidden at a time.")] = 0.5,
+    hop: Annotated[float, typer.Option(help="Seconds from one hidden stretch to the next.")] = 0.25,
+    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
+    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+):
+    """Draws which second of which stream moved the answer, and which moments of the other each stream attended to."""
+    from .features.clips import find_clips
+    from .inference import find_faces, load_pipeline
+    from .inference.display import prediction_progress, quiet_natives
+    from .inference.enrollment import check_streams
+    from .inference.explain import explain_clips, print_explanations
+
+    check_streams(streams)
+    found, recognize, faces = find_clips(videos), load_pipeline(_saved(model)), None
+    if streams != "audio":
+        options = {} if openface is None else {"openface": openface}
+        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
+    with quiet_natives(), prediction_progress(len(found[0]), "explain") as watch:
+        done, failed = explain_clips(recognize, found, faces, out, streams, occluded, hop, watch)
+    print_explanations(done, failed)
+    if not done:
+        raise typer.Exit(1)
+
+
+@app.command()
 def enroll(
     clips: Annotated[
         list[Path], typer.Argument(metavar="CLIP…", help="Recordings of one person, or folders of them.")
