@@ -237,7 +237,9 @@ def test_calibration_counts_clips_names_bad_ones_and_changes_answers(calibrated,
     assert isinstance(profile, SpeakerProfile) and profile.num_clips == 3
     assert "Calibrated on 3 clips" in text_of(html) and "Less than 10 clips" in text_of(html)
     before, after = calibrated.answer_example(3), calibrated.answer_example(3, profile)
-    assert text_of(before) != text_of(after)
+    assert "calibrated on 3 clips of the person" in text_of(after) and "calibrated" not in text_of(before)
+    bars = [re.findall(r"width: ([\d.]+)%", html) for html in (before, after)]
+    assert len(bars[0]) == len(bars[1]) and bars[0] != bars[1]
     assert calibrated.calibrate([])[0] is None and calibrated.can_calibrate
     profile, html = calibrated.calibrate([str(broken)])
     assert profile is None and "cannot be made of 1 clips" in text_of(html) and str(tmp_path) not in html

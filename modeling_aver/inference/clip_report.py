@@ -63,6 +63,7 @@ class ClipReport:
             that is missing has none, and `both` is there where both are.
         alignment (`bytes`, *optional*): PNG of how alike sound and face are, frame by frame.
         preview (`bytes`, *optional*): MP4 to look at; `None` without pictures.
+        profile_clips (`int`, *optional*, defaults to 0): How many clips of the person the answers are calibrated on.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ClipReport:
     streams: dict[str, dict]
     alignment: bytes | None = None
     preview: bytes | None = None
+    profile_clips: int = 0
 
     @property
     def answer(self):
@@ -113,6 +115,7 @@ def report_clip(recognize, path, faces, limits, speaker_profile=None, name=None)
         streams,
         _alignment(recognize, recording, speaker_profile),
         _preview(path, recording, limits),
+        0 if speaker_profile is None else speaker_profile.num_clips,
     )
 
 

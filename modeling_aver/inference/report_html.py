@@ -144,6 +144,7 @@ def _headline(report):
     used = " and ".join({"audio": "heard", "video": "seen"}[stream] for stream in report.timeline["streams"])
     facts = [report.name, f"{report.timeline['duration']:.1f} s", used]
     facts += [] if face is None else [f"a face in {face:.0%} of the pictures"]
+    facts += [f"calibrated on {report.profile_clips} clips of the person"] if report.profile_clips else []
     return (
         f'<p class="aver-answer">{escape(best["label"])} {best["score"]:.0%}</p>'
         f'<p class="aver-soft">{escape(" · ".join(facts))}</p>'

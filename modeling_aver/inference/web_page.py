@@ -141,6 +141,7 @@ def serve(model, host=None, port=None, limits=None, wait=True, **options):
         server_name=host,
         server_port=port,
         share=False,
+        quiet=True,
         max_file_size=limits.max_bytes,
         theme=gr.themes.Default(**FONTS),
         css=PAGE_CSS + CSS,
