@@ -308,7 +308,7 @@ def enroll(
 def web_app(
     model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
     host: Annotated[str, typer.Option(help="Address to listen at; this one is for this machine alone.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free from 7860.")] = None,
     openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
     max_seconds: Annotated[float, typer.Option(help="Of a clip.")] = 120.0,
     max_megabytes: Annotated[float, typer.Option(help="Of a clip's file.")] = 100.0,
@@ -326,7 +326,10 @@ def web_app(
     from .inference.web_page import serve
 
     limits = Limits(round(max_megabytes * 2**20), max_seconds)
-    serve(_saved(model), host, port, limits, **({} if openface is None else {"openface": openface}))
+    options = {} if openface is None else {"openface": openface}
+    page = serve(_saved(model), host, port, limits, wait=False, **options)
+    typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
+    page.block_thread()
 
 
 @app.command()
