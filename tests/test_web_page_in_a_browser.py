@@ -46,7 +46,8 @@ def address(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a green one, that beeps
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
         yield chromium
         chromium.close()
 
@@ -114,6 +115,20 @@ def test_the_results_are_downloaded(page):
         download.value.save_as(Path(folder) / "got")
         assert (Path(folder) / "got").read_text().startswith("WEBVTT")
     assert download.value.suggested_filename.endswith(".vtt")
+
+
+def test_a_clip_is_recorded_and_answered(page, address):
+    page.context.grant_permissions(["camera", "microphone"])
+    page.click("role=tab[name=Record]")
+    page.click("text=Click to Access Webcam")
+    page.click("button[aria-label='start recording'] >> text=Record", timeout=PATIENCE)
+    page.wait_for_timeout(2500)
+    page.click("text=Stop")
+    page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=PATIENCE)
+    page.click("#run")
+    page.wait_for_selector("#report .aver-answer", timeout=PATIENCE)
+    assert "heard" in page.inner_text("#report")
+    assert not list(address[1].rglob("*.webm"))
 
 
 def test_a_clip_that_is_none_gives_one_sentence(page, tmp_path):
