@@ -421,10 +421,12 @@ def pool_frames(frames, mask, stride):
     """
     if stride == 1:
         return frames, mask
-    missing = -frames.shape[1] % stride
-    weights = torch.nn.functional.pad(mask, (0, missing)).unflatten(1, (-1, stride))
-    padding = frames.new_zeros(frames.shape[0], missing, *frames.shape[2:])
-    groups = torch.cat([frames, padding], dim=1).unflatten(1, (-1, stride))
+    num_frames = frames.shape[1]
+    # By indices: whether padding is needed would be the same for all lengths under torch.export.
+    places = torch.arange((num_frames + stride - 1) // stride * stride, device=frames.device)
+    nearest = places.clamp(max=num_frames - 1)
+    weights = (mask[:, nearest] & (places < num_frames)).unflatten(1, (-1, stride))
+    groups = frames[:, nearest].unflatten(1, (-1, stride))
     groups = groups.masked_fill(~weights[(...,) + (None,) * (frames.ndim - 2)], 0.0)
     counts = weights.sum(dim=2)
     return groups.sum(dim=2) / counts.clamp(min=1)[(...,) + (None,) * (frames.ndim - 2)], counts > 0

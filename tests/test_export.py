@@ -26,7 +26,7 @@ RICH = {  # what a configuration may add to the paper's model
 
 
 @pytest.mark.parametrize("encoder", ["wav2vec2-layer", "whisper", "wav2vec2-bert"])
-def test_a_stream_that_is_absent_is_two_steps_of_nothing(encoder):
+def test_zeros_under_a_mask_of_zeros_stand_in_for_a_stream_that_is_absent(encoder):
     """What an export is given in place of a missing stream changes no logits of the model itself."""
     config = aver_config(encoder, **RICH)
     model = aver_model(config)
@@ -82,7 +82,7 @@ def test_torch_s_export_equals_the_model_and_holds_no_pickle(tmp_path):
         contents = [file.read(name) for name in file.namelist() if not name.rpartition("/")[2].startswith("weight_")]
     assert not any(content.startswith((b"PK", b"\x80\x02")) for content in contents)
     inputs = _example(config, 4, 0.77, 33)
-    program = torch.export.load(str(tmp_path / "model.pt2")).module()
+    program = torch.export.load(str(tmp_path / "model.pt2")).module(check_guards=False)
     with torch.inference_mode():
         logits = program(*complete(config, inputs).values())
         torch.testing.assert_close(logits, model(**inputs).logits, atol=1e-4, rtol=0)

@@ -29,8 +29,8 @@ def input_names(config):
 
 def complete(config, inputs):
     """
-    The processor's tensors as an exported model takes them: none may be missing, so a stream that nobody has is one
-    step of zeros under a mask of zeros, and an unknown speaker has statistics of zeros.
+    The processor's tensors as an exported model takes them: none may be missing, so a stream that nobody has is some
+    zeros under a mask of zeros, and an unknown speaker has statistics of zeros.
 
     Args:
         config ([`AverConfig`])
@@ -84,8 +84,8 @@ def _absent_sound(config):
 
 
 def _least(config, name):
-    """Length of a stream that is absent: two frames, for exporters take an axis of length 1 for another thing."""
-    return 2 if name in ("action_units", "action_units_mask", "video_timestamps") else 4 * config.min_audio_inputs
+    """Length of a stream that is absent: some frames, for exporters take axes of length 1 for something else."""
+    return 7 if name in ("action_units", "action_units_mask", "video_timestamps") else 19 * config.min_audio_inputs
 
 
 class OnnxModel:
