@@ -4,8 +4,8 @@ The house: a file imports only from lower floors, and the Hub closure is eight f
 Six are the model. `pipeline_aver.py` is the door that transformers opens for strangers, who get raw arrays and sound
 files answered; `windows.py`, which it needs, is the mathematics of answers over time. Both are free of the model and
 of media. `modeling_aver.py` names the pipeline where it saves itself, so that the two travel with every checkpoint.
-Where the package is installed the pipeline calls `modeling_aver.inference` for raw video: by name, at run time, because
-that floor is above it and absent elsewhere.
+Where the package is installed the pipeline calls `modeling_aver.inference` for raw video: by name, at run time,
+because that floor is above it and absent elsewhere.
 """
 
 import ast
