@@ -5,8 +5,8 @@ over time of whisper-tiny's five hidden states, beside clip means of action unit
     python benchmarks/ravdess_svm.py DATA_DIR --action_units_folder FOLDER --encoder openai/whisper-tiny
 
 Two protocols, never to be mixed: `plain` standardizes by the training speakers, `calibrated` each speaker by the
-statistics of their own unlabelled clips, test speakers included. Nothing was chosen here on test folds: kernel, C and
-the weight of the action units are scikit-learn's defaults or stand below, and both weights are printed.
+statistics of their own unlabelled clips, test speakers included. Nothing was chosen here: kernel and gamma
+are scikit-learn's defaults, C is 10, and both weights of the action units are printed.
 """
 
 import argparse
@@ -43,7 +43,11 @@ def main():
             folds = [accuracy(streams, labels, speakers, tests, protocol) for tests in test_speakers(arguments)]
             rows[f"{protocol}, {name}"] = {"folds": folds, "mean": float(np.mean(folds))}
             print(f"{protocol:10} {name:28} {100 * np.mean(folds):.2f}")  # noqa: T201
-    results = {"command": "python benchmarks/ravdess_svm.py", "rows": rows, "date": time.strftime("%Y-%m-%d")}
+    command = (
+        f"python benchmarks/ravdess_svm.py {Path(arguments.data_dir).name} --action_units_folder "
+        f"{arguments.action_units_folder} --encoder {arguments.encoder}"
+    )
+    results = {"command": command, "rows": rows, "date": time.strftime("%Y-%m-%d")}
     arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
