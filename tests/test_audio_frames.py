@@ -42,7 +42,7 @@ def test_each_layer_is_what_enters_or_leaves_that_layer_of_the_encoder(audio):
     torch.testing.assert_close(frames[:, :, 1], leaving)
 
 
-@pytest.mark.parametrize("audio", AUDIO_ENCODERS)
+@pytest.mark.parametrize("audio", ["wav2vec2-layer", "hubert-group", "data2vec-audio", "wav2vec2-bert", "whisper"])
 def test_a_padded_batch_equals_each_clip_alone_with_layers_pooled_and_standardized(audio):
     model = with_statistics(aver_model(aver_config(audio, **HEARD)))
     alone = clips(model.config)

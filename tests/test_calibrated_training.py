@@ -53,6 +53,7 @@ def test_a_calibrated_run_says_so_and_can_be_enrolled_with(recipe, tmp_path):
     assert SpeakerProfile.load(out).audio_identity.startswith("wav2vec2, layers [0, 1], pooled by 1 (")
 
 
+@pytest.mark.slow
 def test_profiles_from_the_cache_are_profiles_from_the_sound(recipe, tmp_path):
     train_hf.main([str(recipe)])
     train_hf.main(
@@ -68,12 +69,14 @@ def test_an_encoder_that_trains_has_no_lasting_statistics_of_speakers(recipe):
         train_hf.main([str(recipe), "--freeze_audio_encoder", "false"])
 
 
+@pytest.mark.slow
 def test_faces_alone_are_calibrated_where_the_encoder_trains(recipe, tmp_path):
     train_hf.main([str(recipe), "--freeze_audio_encoder", "false", "--audio_normalization", "none"])
     processor = AverProcessor.from_pretrained(tmp_path / "run")
     assert processor.feature_extractor.audio_identity is None
 
 
+@pytest.mark.slow
 def test_a_profile_of_another_run_with_other_weights_is_refused(recipe, tmp_path):
     train_hf.main([str(recipe)])
     out = tmp_path / "anna.safetensors"

@@ -233,6 +233,7 @@ def test_an_unreadable_checkpoint_is_never_left_as_the_only_one(recipe, undistur
     assert_same_weights(weights, undisturbed)
 
 
+@pytest.mark.slow
 def test_batches_of_like_length_are_those_of_the_epoch_after_resuming_within_it(recipe, tmp_path):
     flags = ("--per_device_train_batch_size", "2", "--max_steps", "5", "--train_sampling_strategy", "group_by_length")
     trained(recipe, tmp_path / "a", *flags)

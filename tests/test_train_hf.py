@@ -376,6 +376,7 @@ def test_a_model_is_never_chosen_by_the_clips_that_judge_it(recipe, flag):
         train_hf.main([str(recipe), *CHOOSE, *flag])
 
 
+@pytest.mark.slow
 def test_the_best_model_is_chosen_by_the_validation_part(recipe, own_clips, tmp_path, monkeypatch):
     chosen_by = []
 
