@@ -26,7 +26,9 @@ ROWS = {
     "isa+ica": "ISA + ICA",
     "ica+isa": "ICA + ISA",
     "msa+msa": "MSA + MSA",
+    "msa+msa+ctm": "MSA + MSA with CTM (the paper's model)",
 }
+PLACES = {"msa+msa+ctm": "msa+msa_tarope_ctm"}  # the other fusions are without CTM, as in Table 2
 # Mean of the five folds, %: others' published numbers on the same folds (reference [2] of the paper; the paper).
 PUBLISHED = {
     "audio alone: xlsr fine-tuned (315 M), published by [2]": 81.82,
@@ -42,12 +44,17 @@ COMMANDS = """\
 python benchmarks/ravdess_clip_means.py MEANS.csv ravdess --out ravdess/clip_means
 F="--data_dir ravdess --action_units_folder clip_means --audio_model_name_or_path openai/whisper-tiny"
 aver reproduce table2 ravdess_cached --seeds 3 --out plain $F
+aver reproduce table3 ravdess_cached --seeds 1 --out plain $F
+aver reproduce table3 ravdess_cached --seeds 3 --out plain --only tarope+ctm $F
 R=modeling_aver/training/recipes/ravdess_cached.yaml
 python train_hf.py $R --seeds 3 --ctm_loss_weight 0 --streams audio --output_dir plain/audio $F
 python train_hf.py $R --seeds 3 --ctm_loss_weight 0 --streams video --audio_normalization none \\
   --output_dir plain/video $F
-aver reproduce table2 ravdess_cached --seeds 3 --out calibrated --only msa+msa,concat --speaker_profiles unlabelled $F
+aver reproduce table2 ravdess_cached --seeds 3 --out calibrated --only msa+msa,ica+ica,concat \\
+  --speaker_profiles unlabelled $F
 python benchmarks/ravdess_svm.py ravdess --action_units_folder ravdess/clip_means
+python benchmarks/speaker_profiles.py calibrated/ica+ica*/seed_42/fold_* --data-dir ravdess \\
+  --action-units-folder clip_means --feature-cache-dir feature_cache
 python benchmarks/ravdess_table.py ."""
 
 
@@ -62,9 +69,9 @@ def main():
     svm = json.loads(arguments.svm.read_text())["rows"]
     results = {protocol: read_rows(arguments.runs / protocol, arguments.out) for protocol in TITLES}
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    for name in ("table2.md", "table2.csv", "table2.tex"):
-        if (arguments.runs / "plain" / name).exists():
-            shutil.copy(arguments.runs / "plain" / name, arguments.out / name)
+    for table in ("plain/table2", "plain/table3", "calibrated/table2"):
+        for suffix in ("md", "csv", "tex"):
+            shutil.copy(arguments.runs / f"{table}.{suffix}", arguments.out / f"{table.replace('/', '_')}.{suffix}")
     draw(results, svm, arguments.out / "ravdess.png")
     (arguments.out / "README.md").write_text(card(results, svm), encoding="utf-8")
 
@@ -73,7 +80,7 @@ def read_rows(folder, out):
     """By row: accuracy of each fold of each seed; writes each clip's answers of all seeds as one table."""
     rows = {}
     for name in ROWS:
-        for place in (path for path in (folder / name, *folder.glob(f"{name}_*")) if path.is_dir()):
+        for place in filter(Path.is_dir, (folder / name, folder / PLACES.get(name, f"{name}_tarope_no-ctm"))):
             seeds = {path.name.removeprefix("seed_"): path for path in sorted(place.glob("seed_*"))}
             seeds = {seed: path for seed, path in seeds.items() if (path / "results.json").is_file()}
             if not seeds:
@@ -95,7 +102,10 @@ def read_rows(folder, out):
 
 def ensemble_of(seeds):
     """Accuracy of each fold where the seeds' probabilities are averaged: as many models as seeds, not one."""
-    tables = [pd.read_csv(place / "predictions.csv").set_index("utterance_id") for place in seeds.values()]
+    tables = [
+        pd.read_csv(place / "predictions.csv", dtype={"speaker_id": str}).set_index("utterance_id")
+        for place in seeds.values()
+    ]
     first, columns = tables[0], [name for name in tables[0] if name.startswith("p_")]
     mean = sum(table[columns].loc[first.index] for table in tables)
     right = mean.idxmax(axis=1).str.removeprefix("p_") == first["label"]
@@ -103,7 +113,10 @@ def ensemble_of(seeds):
 
 
 def write_answers(seeds, path):
-    tables = {seed: pd.read_csv(place / "predictions.csv").set_index("utterance_id") for seed, place in seeds.items()}
+    tables = {
+        seed: pd.read_csv(place / "predictions.csv", dtype={"speaker_id": str}).set_index("utterance_id")
+        for seed, place in seeds.items()
+    }
     first = next(iter(tables.values()))
     answers = first[["speaker_id", "fold", "label"]].copy()
     for seed, table in tables.items():
@@ -164,21 +177,21 @@ def card(results, svm):
 
 
 def draw(results, svm, path):
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), sharex=True, constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), constrained_layout=True)
     for axis, (protocol, rows) in zip(axes, results.items(), strict=True):
         names = [name for name in ROWS if name in rows]
         for place, name in enumerate(names):
             means = [100 * np.mean(folds) for folds in rows[name]["folds"].values()]
-            axis.barh(place, np.mean(means), color="#0072B2", alpha=0.35)
-            axis.plot(means, [place] * len(means), "o", color="#0072B2", markersize=5)
+            axis.plot(np.mean(means), place, "|", color="#0072B2", markersize=16)
+            axis.plot(means, [place] * len(means), "o", color="#0072B2", markersize=5, alpha=0.6)
         best = max((row["mean"], name) for name, row in svm.items() if name.startswith(protocol))
         axis.axvline(100 * best[0], color="#D55E00", linestyle="--", label=f"SVM {100 * best[0]:.2f}")
         if protocol == "plain":
             axis.axvline(86.70, color="#009E73", linestyle=":", label="[2]: xlsr 315 M, frames of AUs 86.70")
         axis.set_yticks(range(len(names)), [ROWS[name] for name in names])
-        axis.invert_yaxis()
-        axis.set(xlim=(50, 100), xlabel="accuracy, mean of five folds, %", title=protocol)
-        axis.legend(loc="lower left", fontsize=8)
+        axis.set(ylim=(len(names) - 0.4, -0.6), xlabel="accuracy, mean of five folds, %", title=protocol)
+        axis.grid(axis="x", alpha=0.3)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8, frameon=False)
     figure.savefig(path, dpi=140)
 
 

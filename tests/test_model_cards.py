@@ -16,7 +16,7 @@ from modeling_aver.training.card import PICTURES, check_card, render_card, write
 from modeling_aver.training.run_folder import FinishedRun, portable_results
 
 MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"
-COMMITTED = sorted(path.parent for path in MODEL_CARDS.glob("*/README.md"))
+COMMITTED = sorted(path.parent for path in MODEL_CARDS.glob("*/config.json"))  # of one run each
 
 
 @pytest.fixture(scope="module")
