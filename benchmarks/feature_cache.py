@@ -29,6 +29,11 @@ from modeling_aver.training.feature_cache import FeatureCache
 MODELS = {
     "paper (MSA + MSA, 50 tokens a second)": {},
     "pooled to 12.5 tokens a second": {"audio_pooling_stride": 4},
+    "128 wide, as in recipes/ravdess_cached.yaml": {
+        "hidden_size": 128,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+    },
     "Concat": {"fusion_layers": []},
 }
 

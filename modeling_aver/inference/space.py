@@ -26,16 +26,16 @@ def write_space(folder, model):
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "-")):
         raise ValueError(f"A Space loads its model from the Hub: `model` must be an id as org/name, but is {model}.")
     folder = Path(folder)
+    for name in ("README.md", "app.py", "requirements.txt"):
+        path = folder / name
+        if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+            raise FileExistsError(f"{path} is there and not from `aver app --space`. Name another folder.")
     contents = {
         "README.md": _readme(model),
         "app.py": f'{_MARK}\nfrom modeling_aver.inference.web_page import serve\n\nserve("{model}")\n',
         "requirements.txt": f"{_MARK}\n{REQUIREMENTS}=={version('modeling-aver')}\n",
         "packages.txt": "\n".join(LIBRARIES) + "\n",
     }
-    for name in ("README.md", "app.py", "requirements.txt"):
-        path = folder / name
-        if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
-            raise FileExistsError(f"{path} is there and not from `aver app --space`. Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
