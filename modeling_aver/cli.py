@@ -197,8 +197,7 @@ def predict(
     recognize = load_pipeline(_saved(model), profile, runtime)
     faces = None
     if streams != "audio":
-        options = {} if openface is None else {"openface": openface}
-        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
+        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
     with quiet_natives(), prediction_progress(len(found[0])) as watch:
         predictions = predict_clips(
             recognize,
@@ -232,8 +231,7 @@ def sync(
     from .inference.sync import find_offsets, print_offsets, write_offsets
 
     found, recognize = find_clips(videos), load_pipeline(_saved(model))
-    options = {} if openface is None else {"openface": openface}
-    faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
+    faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
     with quiet_natives(), prediction_progress(len(found[0]), "sync") as watch:
         done, failed = find_offsets(recognize, found, faces, max_shift, watch)
     print_offsets(done, failed)
@@ -264,8 +262,7 @@ def explain(
     check_streams(streams)
     found, recognize, faces = find_clips(videos), load_pipeline(_saved(model)), None
     if streams != "audio":
-        options = {} if openface is None else {"openface": openface}
-        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
+        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
     with quiet_natives(), prediction_progress(len(found[0]), "explain") as watch:
         done, failed = explain_clips(recognize, found, faces, out, streams, occluded, hop, watch)
     print_explanations(done, failed)
@@ -296,8 +293,7 @@ def enroll(
     if processor.feature_extractor.action_unit_mean is None:
         streams = "audio"  # of the face, nothing would enter
     if streams != "audio":
-        options = {} if openface is None else {"openface": openface}
-        faces = find_faces(processor.feature_extractor, action_units_folder, **options)
+        faces = find_faces(processor.feature_extractor, action_units_folder, openface=openface)
     profile, failed = enroll_speaker(network, processor, found, faces, streams)
     profile.save(out)
     failed.update((outcome.clip, outcome.reason) for outcome in skipped)

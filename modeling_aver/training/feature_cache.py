@@ -9,12 +9,13 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+
+from ..features.table import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ class FeatureCache:
         self.folder = Path(folder) / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         self.dtype = DTYPES[dtype]
         self._files = {}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.folder / "encoder.json", lambda path: path.write_text(json.dumps(facts, indent=2) + "\n"))
+        write_whole(self.folder / "encoder.json", (json.dumps(facts, indent=2) + "\n").encode())
         self.refresh()
 
     def refresh(self):
@@ -94,8 +94,8 @@ class FeatureCache:
         name = hashlib.sha256("".join(sorted(entries)).encode()).hexdigest()[:16]
         tensors = {key: frames.to("cpu", self.dtype).contiguous() for key, frames in entries.items()}
         try:
-            _write_whole(self.folder / f"{name}.safetensors", lambda path: save_file(tensors, path))
-        except (OSError, SafetensorError) as error:
+            write_whole(self.folder / f"{name}.safetensors", save(tensors))
+        except OSError as error:
             raise OSError(f"The feature cache {self.folder} cannot be written: {error}") from error
 
 
@@ -133,12 +133,3 @@ def _hash_of_weights(module):
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _write_whole(path, write):
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """What a run leaves behind: `results.json`, and each clip's prediction in `predictions.csv`."""
 
 import json
-import os
 import platform
 import shlex
 import sys
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .. import __version__
+from ..features.table import write_whole as write_bytes_whole
 from .metrics import confusion, recall_of_counts
 from .statistics import score_intervals
 
@@ -198,7 +198,5 @@ def write_results(
 
 
 def write_whole(path, text):
-    """Writes beside, then renames: a reader, or a run that was killed, never leaves half a file."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    """Writes text so that nobody ever finds half of it under this name; see [`~features.table.write_whole`]."""
+    write_bytes_whole(path, text.encode())
