@@ -36,7 +36,6 @@ task at the first of two evaluations in a row with at least 99 %; its training t
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -51,6 +50,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
+from side_by_side import cpu_model
 from torch import nn
 
 from modeling_aver.configuration_aver import AverConfig
@@ -381,14 +381,6 @@ def draw(results, path):
     axes.legend(fontsize=12, loc="center right")
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=150)
-
-
-def cpu_model():
-    """The processor's name, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 def main(

@@ -10,14 +10,13 @@ are made, losses computed, gradients taken and AdamW steps made as in training. 
 
 import argparse
 import json
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from side_by_side import machine
 from torch.utils.data import DataLoader
 
 from datasets_scripts import load_crema_d
@@ -97,16 +96,6 @@ def epoch(model, batches):
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
-
-
-def machine():
-    return {
-        "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def table(results):
