@@ -2,7 +2,7 @@
 
 import logging
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,15 @@ from .media import MediaError
 from .mediapipe import find_mediapipe
 from .openface_program import find_openface
 from .report import Outcome, Report
-from .table import read_header, write_features, write_whole
+from .table import read_header, write_features
+from .whole import WriteError, clear_stale, write_whole
 from .workers import in_processes
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("npz", "parquet")
 BEFORE = "finished in an earlier run"
+LONGEST_NAME = 255  # bytes that filesystems allow
 OPTIONS = {"mediapipe": ("model",), "openface": ("openface", "static", "timeout")}  # of each backend
 
 
@@ -66,11 +68,13 @@ def extract_clips(extractor, clips, out, *, format="npz", workers=0, strict=Fals
 
     Raises:
         `MediaError`: where `out` holds features of another extractor; and under `strict`, for the first clip that is
-        not done. `ExtractorUnavailableError`: if no clip can be extracted. What was done before has its account.
+        not done. `ExtractorUnavailableError`: if no clip can be extracted. [`WriteError`]: if `out` takes no more.
+        What was done before has its account, as far as there is room for it.
     """
     if format not in FORMATS:
         raise ValueError(f"`format` may be {', '.join(FORMATS)}; got {format}.")
     run = _Run(extractor, Path(out), format)
+    clear_stale(run.out)
     todo, known = list(clips[0]), list(clips[1])
     earlier = {clip: run.finished(clip) for clip in todo}
     known.extend(outcome for outcome in earlier.values() if outcome is not None)
@@ -84,11 +88,11 @@ def extract_clips(extractor, clips, out, *, format="npz", workers=0, strict=Fals
                     watch(outcome)
                 if strict and outcome.status != "done":
                     raise MediaError(f"{outcome.clip} is {outcome.status}: {outcome.reason}")
-    finally:
-        account = Report(extractor.identity.to_dict(), tuple(sorted(outcomes, key=lambda one: one.clip)))
-        write_whole(run.out / f"{report}.json", account.to_json().encode())
-        write_whole(run.out / f"{report}.txt", (account.to_text() + "\n").encode(errors="backslashreplace"))
-    return account
+    except BaseException:
+        with suppress(WriteError):  # what broke the run off is told, not that the account found no room either
+            run.account_for(outcomes, report)
+        raise
+    return run.account_for(outcomes, report)
 
 
 def default_workers():
@@ -118,13 +122,16 @@ class _Run:
         except Exception as error:  # whatever a decoder may do on broken material; the account names clip and error
             logger.debug("%s", name, exc_info=True)
             return Outcome(name, "failed", f"{type(error).__name__}: {error}")
-        write_features(self.table_of(clip), track, _source(clip))
+        path = self.table_of(clip)
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            return Outcome(name, "failed", f"its table's name would have over {LONGEST_NAME} bytes: shorten the name")
+        write_features(path, track, _source(clip))
         return _judged(clip, track.success)
 
     def finished(self, clip):
         """The outcome of an earlier run, or `None` where there is none that counts."""
         path = self.table_of(clip)
-        if not path.exists():
+        if not os.path.exists(path):  # also where the name is too long for a file
             return None
         try:
             identity, source, success = read_header(path)
@@ -135,6 +142,14 @@ class _Run:
                 f"{path} holds features of {identity}, not of {self.extractor.identity}. Choose another folder: --out."
             )
         return _judged(clip, success, BEFORE) if source == _source(clip) else None
+
+    def account_for(self, outcomes, name):
+        """Writes what became of the clips, and returns it as a [`Report`]."""
+        ordered = tuple(sorted(outcomes, key=lambda one: one.clip))
+        account = Report(self.extractor.identity.to_dict(), ordered)
+        write_whole(self.out / f"{name}.json", account.to_json().encode())
+        write_whole(self.out / f"{name}.txt", (account.to_text() + "\n").encode(errors="backslashreplace"))
+        return account
 
     def table_of(self, clip):
         """Where the clip's features go."""

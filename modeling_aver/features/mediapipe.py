@@ -16,6 +16,7 @@ import numpy as np
 
 from .extractor import ExtractorUnavailableError, FaceTrack, FeatureIdentity
 from .media import read_frames
+from .whole import clear_stale, write_whole
 
 MODEL_URL = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
@@ -132,10 +133,8 @@ def _downloaded():
             f"give its path: --model, or the environment variable {MODEL_VARIABLE}."
         ) from error
     _check_digest(content, MODEL_URL)
-    cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_whole(path, content)
+    clear_stale(cache)
     return path
 
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from .extractor import ExtractionError, ExtractorUnavailableError, FeatureIdentity
 from .media import read_timestamps
 from .openface import ACTION_UNITS, read_openface
+from .whole import STALE, clear_stale
 
 PROGRAM = "FeatureExtraction"
 TIMEOUT = 600.0  # seconds for one clip; OpenFace runs at 5 to 30 frames a second on one core
+WORK = "aver-openface-"  # how its folders of work begin
 GRACE = 5.0  # seconds between asking a program to stop and stopping it
 CONTAINERS = ("docker", "apptainer")
 # What OpenFace prints where its installation, not the clip, is at fault.
@@ -72,7 +74,7 @@ class OpenFaceExtractor:
         """
         video = Path(video).absolute()
         timestamps = read_timestamps(video)  # also refuses what is damaged before OpenFace sees it
-        with tempfile.TemporaryDirectory(prefix="aver-openface-") as folder:
+        with tempfile.TemporaryDirectory(prefix=WORK) as folder:
             output = self._run(video, Path(folder))
             table = Path(folder) / "clip.csv"
             if not table.exists():
@@ -142,6 +144,7 @@ def find_openface(openface=None, static=False, timeout=TIMEOUT):
     """
     if not timeout > 0:
         raise ValueError(f"`timeout` ({timeout}) must be a positive number of seconds.")
+    clear_stale(tempfile.gettempdir(), f"{WORK}*", timeout + STALE)
     given = str(openface or os.environ.get("OPENFACE_DIR") or "")
     kind, _, image = given.partition(":")
     if kind in CONTAINERS and image:

@@ -7,7 +7,6 @@ perhaps `success`, and a column a feature; parquet keeps the JSON in its schema.
 
 import io
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,10 +18,10 @@ import pyarrow.parquet as pq
 
 from .extractor import FeatureIdentity, checked_track
 from .media import MediaError, check_is_media, read_bytes
+from .whole import write_whole
 
 FORMATS = (".npz", ".parquet", ".csv")
 NOT_FEATURES = ("timestamp", "success", "frame", "face_id", "confidence")  # columns of a table beside its features
-PART = ".part"
 
 
 def read_features(path, columns=None):
@@ -58,6 +57,9 @@ def write_features(path, track, source=None):
         path (`str` or `Path`): Its suffix says the format: `.npz` or `.parquet`.
         track ([`FaceTrack`]): With its identity.
         source (`dict`, *optional*): Of what it was made, as JSON holds it.
+
+    Raises:
+        [`WriteError`]: where there is no room, or no right to write.
     """
     path = Path(path)
     header = {"identity": json.dumps(track.identity.to_dict()), "source": json.dumps(source or {})}
@@ -92,17 +94,6 @@ def read_header(path):
     path = Path(path)
     _, features, success, header = _reader(path)(read_bytes(path), path.name)
     return _identity(header, features, path.name), json.loads(header.get("source", "{}")), success
-
-
-def write_whole(path, content):
-    """Writes bytes so that nobody ever finds half of them under this name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _reader(path):

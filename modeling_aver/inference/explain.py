@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..analysis import Alignment, alignments
 from ..features import ExtractionError, MediaError
-from ..features.table import write_whole
+from ..features.whole import write_whole
 from ..windows import whole
 from .explanation_pictures import STREAM_WORDS, alignment_picture, attention_picture, occlusion_picture
 from .onnx_model import check_installed

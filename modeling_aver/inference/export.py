@@ -19,7 +19,7 @@ from rich.console import Console
 from datasets_scripts import SAMPLE_DIR
 
 from ..configuration_aver import SPECTROGRAM_ENCODERS
-from ..features.table import write_whole
+from ..features.whole import write_whole
 from ..pipeline_aver import TASK, EmotionPipeline
 from ..windows import cut
 from .faces import find_faces

@@ -6,7 +6,7 @@ import io
 import json
 from itertools import groupby
 
-from ..features.table import write_whole
+from ..features.whole import write_whole
 
 FORMATS = ("json", "csv", "vtt", "TextGrid", "png")
 NOTHING = ""  # the label of a stretch without an answer

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import pipeline
 
 from ..features import ExtractionError, ExtractorUnavailableError, MediaError
 from ..features.media import read_bytes
-from ..features.table import write_whole
+from ..features.whole import WriteError, clear_stale, write_whole
 from ..modeling_aver import AverForEmotionClassification
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
 from ..processing_aver import AverProcessor, SpeakerProfile
@@ -142,7 +143,7 @@ def predict_clips(
 
     Raises:
         `ValueError`: where `out` holds answers under other settings. `ExtractorUnavailableError`: if no clip can be
-        extracted.
+        extracted. `WriteError`: if `out` takes no more.
     """
     features = None if faces is None else str(faces.identity)
     settings = {"model": _fingerprint(recognize.model), "streams": streams, "features": features, **(timing or {})}
@@ -153,8 +154,11 @@ def predict_clips(
     run.predictions.failed.update((outcome.clip, outcome.reason) for outcome in found[1])
     try:
         run.work([clip for clip in found[0] if not run.is_done(clip)])
-    finally:
-        run.save()
+    except BaseException:
+        with suppress(WriteError):  # what broke the run off is told, not that the rest found no room either
+            run.save()
+        raise
+    run.save()
     return run.predictions
 
 
@@ -176,6 +180,7 @@ class _Run:
         path = self.out and self.out / "predictions.json"
         if path is None or not path.exists():
             return
+        clear_stale(self.out)
         try:
             before = json.loads(read_bytes(path))
             done = {one.pop("clip"): one for one in before["clips"]}

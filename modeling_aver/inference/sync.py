@@ -24,7 +24,7 @@ from rich.table import Column, Table
 
 from ..analysis import alignments, check_matching
 from ..features import ExtractionError, MediaError
-from ..features.table import write_whole
+from ..features.whole import write_whole
 from ..modeling_aver import AverForEmotionClassification
 from ..windows import cut
 from .recordings import open_recording

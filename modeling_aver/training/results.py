@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .. import __version__
-from ..features.table import write_whole as write_bytes_whole
+from ..features.whole import write_whole as write_bytes_whole
 from .metrics import confusion, recall_of_counts
 from .statistics import score_intervals
 

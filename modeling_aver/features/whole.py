@@ -1,0 +1,58 @@
+"""Files that are whole or not there: results of hours are never left half-written, nor masked by what broke off."""
+
+import shutil
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+PART = ".part"
+STALE = 3600.0  # seconds after which nobody writes to a part any more: the process was killed
+
+
+class WriteError(OSError):
+    """A file or folder that cannot be written, with its name, the reason and what to do. Of no clip's making."""
+
+
+def write_whole(path, content):
+    """
+    Writes bytes in one step: nobody ever finds half of them under this name. They are written beside it first, to a
+    hidden file of its own name for each writer; what a killed one leaves is taken away by [`clear_stale`].
+
+    Raises:
+        [`WriteError`]: where there is no room, or no right to write. A file of this name is then what it was.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(
+            f".{uuid.uuid4().hex}{PART}"
+        )  # not of the file's name, which may be as long as one can be
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path):
+    """What goes wrong in the block is told as a [`WriteError`] about `path`, in one line."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"{path} cannot be written: {error.strerror or error}. Make room or choose another place; what is there "
+            "already is kept."
+        ) from error
+
+
+def clear_stale(folder, pattern=f"**/.*{PART}", age=STALE):
+    """Removes files and folders that killed processes left under a folder, by name and by age in seconds."""
+    for path in Path(folder).glob(pattern):
+        try:
+            if time.time() - path.lstat().st_mtime > age:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError:  # somebody else's, or gone: it does no harm
+            continue
