@@ -28,6 +28,7 @@ from datasets_scripts import (
     load_ravdess,
 )
 from datasets_scripts import load_splits as published_splits
+from datasets_scripts.build import load_published
 from modeling_aver.training.adapters import merge_lora
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.card import write_card
@@ -222,7 +223,7 @@ def load_corpus(data_args):
         return load_ravdess(folder, name=name or "all", require_action_units=False, **builder_values)
     if data_args.dataset_name.endswith(".csv"):
         return load_clips(data_args.dataset_name, **builder_values)
-    splits = datasets.load_dataset(data_args.dataset_name, name, data_dir=folder, num_proc=num_proc)
+    splits = load_published(data_args.dataset_name, name, data_dir=folder, num_proc=num_proc)
     return splits.cast_column("audio", datasets.Audio(decode=False))
 
 

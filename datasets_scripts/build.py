@@ -7,22 +7,28 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import datasets
+import filelock
 import pyarrow.parquet as pq
 
+from modeling_aver.features.whole import writing
+
 from .cards import render_card
-from .check import find_problems
+from .check import SchemaError, find_problems
 from .crema_d import CremaD
 from .folder import Clips
 from .ravdess import CHANNELS, Ravdess
 from .schema import identities_of, load
+from .shards import damage_of, digest_of
 from .splits import SplitError
 
 CORPORA = {"crema_d": CremaD, "ravdess": Ravdess, "clips": Clips}
 RECORD = "build.json"
+WORK = ".building"  # in the built folder: what is not finished, and the lock of the process that is at it
 ROWS_A_GROUP = 100  # about 10 MB: what a stream or the Hub's viewer reads at once
 
 
@@ -37,6 +43,7 @@ class Build:
         counts (`dict[str, dict[str, dict]]`): Of each part of each configuration: clips, speakers, and each emotion.
         identities (`list[dict]`): Of the features. More than one is no mistake only where clips have none.
         left_out (`dict[str, str]`): Reason of each clip that could not be used.
+        digests (`dict[str, str]`): SHA-256 of each Parquet file.
     """
 
     corpus: str
@@ -44,6 +51,12 @@ class Build:
     counts: dict = field(default_factory=dict)
     identities: list = field(default_factory=list)
     left_out: dict = field(default_factory=dict)
+    digests: dict = field(default_factory=dict)
+
+    @property
+    def shards(self):
+        """`list[str]`: its Parquet files."""
+        return sorted({file for parts in self.files.values() for some in parts.values() for file in some})
 
     @classmethod
     def read(cls, folder):
@@ -53,7 +66,12 @@ class Build:
             raise ValueError(
                 f"{folder} holds no {RECORD}: it is no built dataset. Make one: aver data build … --out …"
             )
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is not what aver data build writes ({error}). Build the folder again."
+            ) from error
 
 
 def build_corpus(corpus, data_dir, out, *, num_proc=None, strict=False, **config):
@@ -72,15 +90,15 @@ def build_corpus(corpus, data_dir, out, *, num_proc=None, strict=False, **config
         [`Build`]
 
     Raises:
-        `ValueError`: for an unknown corpus, or an `out` that holds other things. `MediaError`: if no clip can be used.
+        `ValueError`: for an unknown corpus, or an `out` that holds other things, or at which another process is.
+        `MediaError`: if no clip can be used. `WriteError`: if `out` takes no more; an earlier build is then kept.
     """
     _check_corpus(corpus)
     out = Path(out).resolve()
     _check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
-        new, build = Path(work) / "new", Build(corpus)
-        for folder, builder in _builders(corpus, data_dir, Path(work) / "cache", {"strict": strict, **config}).items():
+    with writing(out), _workshop(out) as work:
+        new, build = work / "new", Build(corpus)
+        for folder, builder in _builders(corpus, data_dir, work / "cache", {"strict": strict, **config}).items():
             _add(build, builder, new, folder, num_proc)
         (new / RECORD).write_text(json.dumps(asdict(build), indent=1) + "\n", encoding="utf-8")
         (new / "README.md").write_text(render_card(build, CORPORA[corpus].SPLITS), encoding="utf-8")
@@ -112,20 +130,49 @@ def _check_corpus(corpus):
 def _check_out(out):
     if out.exists() and not out.is_dir():
         raise ValueError(f"`out` ({out}) is a file. Name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file() and not (out / WORK).is_dir():
         raise ValueError(f"`out` ({out}) is not empty and no earlier build. Name a new folder.")
 
 
+@contextmanager
+def _workshop(out):
+    """
+    A folder inside `out` for what is not finished, of one process at a time. What a killed one left there is removed
+    by the next: the lock ends with the process.
+    """
+    work, is_new = out / WORK, not out.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(work / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ValueError(
+            f"Another process builds {out} at this moment. Wait until it is done, or choose another folder: --out."
+        ) from None
+    try:
+        for left in set(work.iterdir()) - {work / "lock"}:
+            shutil.rmtree(left)
+        yield work
+    finally:
+        lock.release()
+        shutil.rmtree(work, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it holds the build
+                out.rmdir()
+
+
 def _replace(out, new):
-    """Puts the new build in the place of the old, of which only what a build writes is removed."""
-    out.mkdir(exist_ok=True)
+    """
+    Puts the new build in the place of the old, of which only what a build writes is removed. The record goes first and
+    comes last: with it, everything is there.
+    """
     for old in (out / RECORD, out / "README.md", *out.glob("data*/*.parquet")):
         old.unlink(missing_ok=True)
-    for path in sorted(new.rglob("*")):
+    for path in sorted(new.rglob("*"), key=lambda path: (path.parent == new, path.name == RECORD, path)):
         if path.is_file():
             target = out / path.relative_to(new)
             target.parent.mkdir(exist_ok=True)
-            shutil.move(path, target)
+            path.replace(target)
 
 
 def _builders(corpus, data_dir, cache_dir, config):
@@ -152,6 +199,7 @@ def _add(build, builder, new, folder, num_proc):
         clips = dict(zip(rows["utterance_id"], rows["speaker_id"], strict=True))
         configurations |= {name: split.parts(clips) for name, split in builder.SPLITS.items()}
     files = _write(rows, configurations, new / folder)
+    build.digests |= {f"{folder}/{file}": digest_of(new / folder / file) for file in sorted(set(files.values()))}
     for name, parts in configurations.items():
         build.counts[name] = {part: count(rows, ids) for part, ids in parts.items() if ids}
         build.files[name] = {
@@ -191,25 +239,74 @@ def count(rows, utterance_ids):
     return {"clips": len(chosen), "speakers": len({speaker for speaker, _ in chosen}), "emotions": emotions}
 
 
+def check_shards(folder):
+    """Refuses a built folder with a file that is missing or not what was built, as [`Build.read`] refuses others."""
+    folder, build = Path(folder), Build.read(folder)
+    for file in build.shards:
+        if damage := damage_of(folder / file, str(folder / file), build.digests.get(file)):
+            raise ValueError(damage)
+
+
+def load_published(source, name=None, **options):
+    """
+    Every split of a configuration of a built folder, or of the Hub.
+
+    Args:
+        source (`str`): Folder or Hub id.
+        name (`str`, *optional*): Of the configuration.
+        options: Of `datasets.load_dataset`.
+
+    Returns:
+        `datasets.DatasetDict`
+
+    Raises:
+        `ValueError`: if a file of it is missing or damaged; names it.
+    """
+    if (Path(source) / RECORD).is_file():
+        check_shards(source)
+    elif (Path(source) / WORK).is_dir():
+        raise ValueError(f"{source} is no whole dataset: its build was broken off or is under way. Build it again.")
+    try:
+        return datasets.load_dataset(source, name, **options)
+    except datasets.exceptions.DatasetGenerationError as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"{source} cannot be read: {reason} Fetch or build it again.") from error
+
+
 def validate_build(folder):
     """
     Reads every clip of a built folder and checks every split again.
 
     Returns:
-        `dict[str, list[str]]`: what is wrong with each clip, or configuration.
+        `dict[str, list[str]]`: what is wrong with each file, clip, or configuration.
 
     Raises:
-        `ValueError`: if the folder is no build, or lacks files of it. `SchemaError`: if its columns are wrong.
+        `ValueError`: if the folder is no build, or lacks files of it.
     """
     folder, build = Path(folder), Build.read(folder)
-    files = sorted({file for parts in build.files.values() for some in parts.values() for file in some})
+    files = build.shards
     lost = [file for file in files if not (folder / file).is_file()]
     if lost:
         raise ValueError(f"{folder} lacks {', '.join(lost[:6])} of its {len(files)} files. Build it again.")
     problems = {}
     for file in files:
-        rows = datasets.load_dataset("parquet", data_files=str(folder / file), split="train", streaming=True)
-        problems |= find_problems(rows)
+        damage = damage_of(folder / file, file, build.digests.get(file))
+        problems |= {file: [damage]} if damage else _problems_of_clips(folder / file, file)
+    if set(problems).isdisjoint(files):
+        problems |= _problems_of_splits(folder, build, files)
+    return problems
+
+
+def _problems_of_clips(path, name):
+    rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    try:
+        return find_problems(rows)
+    except SchemaError as error:
+        return {name: [str(error)]}
+
+
+def _problems_of_splits(folder, build, files):
+    problems = {}
     speakers = {file: _speakers(folder / file) for file in files}
     splits = {name: split for name, split in CORPORA[build.corpus].SPLITS.items() if name in build.files}
     for name, split in splits.items():
@@ -239,10 +336,13 @@ def push_build(folder, repo_id, *, private=False):
 
     Returns:
         `str`: address of the commit.
+
+    Raises:
+        `ValueError`: if the folder is no build, or a file of it is missing or damaged.
     """
     from huggingface_hub import HfApi
 
-    Build.read(folder)
+    check_shards(folder)
     api = HfApi()
     api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     commit = api.upload_folder(

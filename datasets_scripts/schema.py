@@ -322,7 +322,7 @@ class ClipBuilder(datasets.GeneratorBasedBuilder):
         try:
             super().download_and_prepare(*args, **kwargs)
         except datasets.exceptions.DatasetGenerationError as error:
-            raise (error.__cause__ if isinstance(error.__cause__, MediaError) else error) from None
+            raise (error.__cause__ if isinstance(error.__cause__, MediaError | OSError) else error) from None
         if not any(split.num_examples for split in self.info.splits.values()):
             raise MediaError(
                 f"No clip under {self.config.data_dir} can be used. The warnings above say why; `strict=True` stops "

@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 from made_up_corpora import ravdess_names, shared_file, tiny_openface, tiny_sound
+from made_up_runs import change_json
 from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR, CremaD, load_crema_d
 from datasets_scripts.build import Build
 from datasets_scripts.crema_d import KNOWN_BAD_CLIPS
+from datasets_scripts.shards import digest_of
 from modeling_aver.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +131,8 @@ def test_a_sound_build_has_no_problem_and_damage_is_named_by_clip(sample):
         [[time + 9 for time in row] for row in table["video_timestamps"].to_pylist()], table.schema.types[at]
     )
     pq.write_table(table.set_column(at, table.schema.field(at), late), path)
+    digests = json.loads((sample / "build.json").read_text())["digests"]
+    change_json(sample / "build.json", digests={**digests, "data/clips-001.parquet": digest_of(path)})
     run = aver("validate", sample)
     assert run.exit_code == 1 and "Problems: 2." in run.output
     assert "1001_DFA_HAP_XX: sound lasts" in run.output and "1001_DFA_SAD_XX: sound lasts" in run.output
