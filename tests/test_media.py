@@ -1,12 +1,14 @@
 """Sound and pictures of real files, whole and broken, on one clock."""
 
 import http.server
+import io
 import os
 import threading
 
 import av
 import numpy as np
 import pytest
+import soundfile
 from made_up_media import cut, flip, tone, write_sound, write_video
 
 from datasets_scripts import SAMPLE_DIR
@@ -90,6 +92,18 @@ def test_sound_of_any_rate_and_channels_keeps_its_length_pitch_and_size(tmp_path
     assert waveform.dtype == np.float32 and len(waveform) == pytest.approx(16_000, abs=40)
     assert np.abs(np.fft.rfft(waveform, 16_000)).argmax() == pytest.approx(440, abs=1)
     assert np.abs(waveform[1000:-1000]).max() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("kind, is_quick", [("mono", True), ("stereo", True), ("float", False), ("cut short", False)])
+def test_a_whole_16_bit_wav_is_read_quickly_and_as_ffmpeg_reads_it(monkeypatch, kind, is_quick):
+    file, samples = io.BytesIO(), np.random.default_rng(0).uniform(-1, 1, (1601, 1 + (kind == "stereo")))
+    soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT" if kind == "float" else "PCM_16")
+    content = file.getvalue()[: 1600 if kind == "cut short" else None]
+    assert (media._plain_samples(content, 16_000) is not None) is is_quick
+    assert media._plain_samples(content, 44_100) is None
+    quick = read_audio(content)
+    monkeypatch.setattr(media, "_plain_samples", lambda content, sampling_rate: None)
+    np.testing.assert_array_equal(read_audio(content), quick, strict=True)
 
 
 def test_frames_are_read_one_at_a_time(tmp_path, monkeypatch):

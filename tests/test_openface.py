@@ -20,6 +20,7 @@ from modeling_aver.features import (
     ExtractorUnavailableError,
     MediaError,
     find_extractor,
+    openface,
     read_openface,
     read_timestamps,
 )
@@ -100,6 +101,36 @@ def test_a_broken_table_is_refused_by_name_and_reason(tmp_path, fault):
     (tmp_path / "clip.csv").write_bytes(content)
     with pytest.raises(MediaError, match=f"clip.csv .*{reason}"):
         read_openface(tmp_path / "clip.csv")
+
+
+QUICK = {
+    "real": (REAL.read_bytes(), True),
+    "of one face": (table(GOOD, face_ids=[3, 3]), True),
+    "of two faces": (table([*GOOD, *GOOD], face_ids=[0, 1, 1, 0]), False),
+    "with a byte-order mark, as Windows ends lines": (b"\xef\xbb\xbf" + table(GOOD).replace(b"\n", b"\r\n"), True),
+    "with a comment": (table(GOOD) + b"# done\n", False),
+    "with a column twice": (table(GOOD, [*HEADER, "success"]), False),
+    "with a cell too many": (table(GOOD).replace(b"0.98", b"0.98, 1"), False),
+    "whose failed frame holds nothing": (table([GOOD[0], (0.1, 0.0, 0, "")]), False),
+    **{name: (content, None) for name, (content, _) in BROKEN.items()},
+}
+
+
+@pytest.mark.parametrize("kind", QUICK)
+def test_a_plain_table_is_read_quickly_and_as_pandas_reads_it(monkeypatch, kind):
+    content, is_quick = QUICK[kind]
+    assert is_quick is None or (openface._plain_columns(content) is not None) is is_quick
+    quick = outcome(content)
+    monkeypatch.setattr(openface, "_plain_columns", lambda content: None)
+    assert outcome(content) == quick
+
+
+def outcome(content):
+    """What a table holds, or why it is refused."""
+    try:
+        return [values.tolist() for values in read_openface(content)]
+    except MediaError as error:
+        return str(error)
 
 
 @pytest.fixture
