@@ -4,6 +4,7 @@
 then padded, so what a clip becomes never depends on its neighbours in a batch.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from transformers import (
     AutoFeatureExtractor,
     BatchFeature,
@@ -86,13 +87,23 @@ class SpeakerProfile:
         return hashlib.sha256(b"".join(value.tobytes() for value in values if value is not None)).hexdigest()[:16]
 
     def save(self, path):
-        """Writes a safetensors file, in one step: it is whole, or not there."""
+        """Writes a safetensors file, in one step: it is whole, or not there. `OSError` where it cannot be written."""
         facts = asdict(self)
         tensors = {name: facts.pop(name).astype(np.float32) for name in _STATISTICS if facts[name] is not None}
         facts = {name: value for name, value in facts.items() if name not in _STATISTICS}
+        content = save(tensors, {"speaker_profile": PROFILE_FORMAT, "facts": json.dumps(facts)})
         beside = Path(f"{path}.part")
-        save_file(tensors, beside, {"speaker_profile": PROFILE_FORMAT, "facts": json.dumps(facts)})
-        os.replace(beside, path)
+        try:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(content)
+            os.replace(beside, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise OSError(
+                f"{path} cannot be written: {error.strerror}. Make room or choose another place; what is there "
+                "already is kept."
+            ) from error
 
     @classmethod
     def load(cls, path):
