@@ -4,17 +4,13 @@ import functools
 import logging
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from modeling_aver.features import MediaError
-from modeling_aver.features.media import read_bytes
+from modeling_aver.features.media import MAX_UNPACKED, ZIP_ERRORS, one_line, read_bytes
 
 logger = logging.getLogger(__name__)
-
-# No clip of these corpora comes near; a zip that promises more is damaged or hostile.
-LARGEST_MEMBER = 2 * 1024**3  # bytes
 
 
 @dataclass(frozen=True)
@@ -55,17 +51,19 @@ class Member:
         The file's content.
 
         Raises:
-            `MediaError`: if it is missing, encrypted, damaged, or larger than `LARGEST_MEMBER` once unpacked.
+            `MediaError`: if it is missing, encrypted, damaged, or larger than `MAX_UNPACKED` once unpacked.
         """
         if self.inside is None:
             return read_bytes(self.path)
         try:
             archive = _opened(self.path)
-            if archive.getinfo(self.inside).file_size > LARGEST_MEMBER:
-                raise MediaError(f"{self.name} in {self.path.name} is over {LARGEST_MEMBER:,} bytes once unpacked.")
+            if archive.getinfo(self.inside).file_size > MAX_UNPACKED:  # zipfile unpacks no byte beyond this promise
+                raise ValueError(f"it is over {MAX_UNPACKED:,} bytes once unpacked")
             return archive.read(self.inside)
-        except (OSError, RuntimeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise MediaError(f"{self.name} cannot be read out of {self.path.name}: {error}") from error
+        except ZIP_ERRORS as error:
+            raise MediaError(
+                f"{one_line(self.name)} cannot be read out of {self.path.name}: {one_line(error)}"
+            ) from error
 
 
 def files_under(root):
@@ -129,9 +127,9 @@ def by_stem(members, name_of=lambda member: member.stem):
 def _members(path):
     try:
         names = _opened(path).namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except ZIP_ERRORS as error:
         raise MediaError(
-            f"{path.name} cannot be opened ({error}). Was the download cut short? Fetch it again."
+            f"{path.name} cannot be opened ({one_line(error)}). Was the download cut short? Fetch it again."
         ) from error
     return [Member(path, name) for name in sorted(names) if not name.startswith("__MACOSX/")]
 

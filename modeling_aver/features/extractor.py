@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from .media import MediaError
+from .media import MediaError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +50,17 @@ class FeatureIdentity:
         The inverse of [`~FeatureIdentity.to_dict`].
 
         Raises:
-            `ValueError`: for a field that no identity has, or without a name.
+            `ValueError`: for a field that no identity has or that holds another kind of value, or without a name.
         """
-        unknown = set(values) - {"name", "version", "settings", "columns"}
-        if unknown or not isinstance(values.get("name"), str):
-            raise ValueError(f"A feature identity has name, version, settings and columns; got {sorted(values)}.")
-        return cls(
-            values["name"],
-            values.get("version"),
-            dict(values.get("settings") or {}),
-            tuple(values.get("columns") or ()),
-        )
+        kinds = {"name": str, "version": str | None, "settings": dict | None, "columns": list | tuple | None}
+        if not isinstance(values, dict) or set(values) - set(kinds) or "name" not in values:
+            given = sorted(map(str, values)) if isinstance(values, dict) else values
+            raise ValueError(f"A feature identity has name, version, settings and columns; got {one_line(given)}.")
+        wrong = [name for name, value in values.items() if not isinstance(value, kinds[name])]
+        if wrong:
+            raise ValueError(f"`{wrong[0]}` of a feature identity must not be {one_line(repr(values[wrong[0]]))}.")
+        columns = tuple(map(str, values.get("columns") or ()))
+        return cls(values["name"], values.get("version"), dict(values.get("settings") or {}), columns)
 
     def __str__(self):
         settings = ", ".join(f"{key} {value}" for key, value in sorted(self.settings.items()))
@@ -224,6 +224,7 @@ def _difference(trained, given):
 
 def _as_numbers(name, values, dtype):
     try:
-        return np.asarray(values).astype(dtype)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+            return np.asarray(values).astype(dtype)
     except (TypeError, ValueError) as error:
         raise MediaError(f"{name} holds values that are no numbers: {error}.") from error

@@ -5,7 +5,10 @@ before sound that starts later, and the timestamps of frames count from the same
 """
 
 import io
+import lzma
 import os
+import zipfile
+import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +25,14 @@ STORED_DURATION = ("flv", "mov", "matroska", "avi", "asf")
 # A playlist may name other files; nothing here fetches what it names from a network. Given to the container alone: as
 # `options` of the streams too, PyAV before 18 crashes on files whose streams appear while they are read, as in FLV.
 LOCAL_ONLY = {"protocol_whitelist": "file,crypto,data"}
+# Bytes of one packed file: no clip or table comes near, and a damaged or hostile one promises more.
+MAX_UNPACKED = 2**29
+# What reading a damaged, encrypted or hostile zip raises; NotImplementedError is a RuntimeError.
+ZIP_ERRORS = (
+    *(OSError, EOFError, RuntimeError, KeyError, ValueError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+LONGEST_REASON = 200  # characters
 
 
 class MediaError(ValueError):
@@ -110,6 +121,13 @@ def read_bytes(path):
         return Path(path).read_bytes()
     except OSError as error:
         raise MediaError(f"{Path(path).name} cannot be read: {error.strerror} ({path}).") from error
+
+
+def one_line(error):
+    """What an error says, for the one line that a user reads: decoders quote the bytes that they stumble on."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in words)
+    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
 
 
 def check_is_media(content, name):

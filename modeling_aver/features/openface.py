@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .extractor import FeatureIdentity, checked_track
-from .media import MediaError, check_is_media, read_bytes
+from .media import MediaError, check_is_media, one_line, read_bytes
 
 _INTENSITIES = ("01", "02", "04", "05", "06", "07", "09", "10", "12", "14", "15", "17", "20", "23", "25", "26", "45")
 _PRESENCES = (*_INTENSITIES[:-1], "28", "45")
@@ -43,7 +43,7 @@ def read_openface(source, name=None):
     columns = _plain_columns(content)
     if columns is None:
         table = _one_face(_numbers(_parsed(content, name), name))
-        columns = table["timestamp"], table["success"], table[list(ACTION_UNITS)].to_numpy(np.float32)
+        columns = table["timestamp"], table["success"], table[list(ACTION_UNITS)].to_numpy()
     timestamps, success, features = columns
     identity = FeatureIdentity("openface", columns=ACTION_UNITS)
     return checked_track(name, timestamps, features, success > 0, identity)
@@ -80,7 +80,7 @@ def _parsed(content, name):
             usecols=lambda column: str(column).strip() in _READ,  # 40 of up to 712
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
-        raise MediaError(f"{name} is not a table of OpenFace: {error}") from error
+        raise MediaError(f"{name} is not a table of OpenFace: {one_line(error)}") from error
     table.columns = [str(column).strip() for column in table.columns]
     if "success" not in table and "confidence" in table:
         confidence = pd.to_numeric(table["confidence"], errors="coerce")
@@ -96,7 +96,10 @@ def _numbers(table, name):
         raise MediaError(f"{name} lacks the OpenFace columns {shown}. Was FeatureExtraction run with -aus?")
     wanted = [column for column in _READ if column in table]
     text = [column for column in wanted if not pd.api.types.is_numeric_dtype(table[column])]
-    table = table[wanted].assign(**{column: pd.to_numeric(table[column], errors="coerce") for column in text})
+    try:
+        table = table[wanted].assign(**{column: pd.to_numeric(table[column], errors="coerce") for column in text})
+    except OverflowError as error:
+        raise MediaError(f"{name} holds a number of hundreds of digits: is it damaged?") from error
     if table["success"].isna().any():
         frame = int(table["success"].isna().argmax())
         raise MediaError(f"{name} does not say whether frame {frame} has a face: is it cut short?")

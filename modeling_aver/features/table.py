@@ -8,8 +8,8 @@ perhaps `success`, and a column a feature; parquet keeps the JSON in its schema.
 import io
 import json
 import zipfile
-import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .extractor import FeatureIdentity, checked_track
-from .media import MediaError, check_is_media, read_bytes
+from .media import MAX_UNPACKED, ZIP_ERRORS, MediaError, check_is_media, one_line, read_bytes
 from .whole import write_whole
 
 FORMATS = (".npz", ".parquet", ".csv")
@@ -93,7 +93,11 @@ def read_header(path):
     """
     path = Path(path)
     _, features, success, header = _reader(path)(read_bytes(path), path.name)
-    return _identity(header, features, path.name), json.loads(header.get("source", "{}")), success
+    try:
+        source = json.loads(header.get("source", "{}"))
+    except ValueError as error:
+        raise MediaError(f"{path.name} says in no readable way what it was made of: {one_line(error)}") from error
+    return _identity(header, features, path.name), source, success
 
 
 def _reader(path):
@@ -105,10 +109,13 @@ def _reader(path):
 
 def _from_npz(content, name):
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            if sum(member.file_size for member in packed.infolist()) > MAX_UNPACKED:
+                raise ValueError(f"it is over {MAX_UNPACKED:,} bytes once unpacked")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise MediaError(f"{name} is not a whole npz of plain arrays: {error}") from error
+    except (*ZIP_ERRORS, TokenError) as error:  # the latter of numpy's parser of headers
+        raise MediaError(f"{name} is not a whole npz of plain arrays: {one_line(error)}") from error
     missing = [key for key in ("timestamps", "features") if key not in arrays]
     if missing:
         raise MediaError(f"{name} lacks {' and '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}.")
@@ -125,18 +132,19 @@ def _from_npz(content, name):
 def _from_parquet(content, name):
     try:
         table = pq.read_table(io.BytesIO(content))
-    except (pa.ArrowException, OSError) as error:
-        raise MediaError(f"{name} is not a whole parquet file: {error}") from error
-    metadata = table.schema.metadata or {}
-    header = {key: metadata[key.encode()].decode() for key in ("identity", "source") if key.encode() in metadata}
-    return *_columns(table.to_pandas(), name), header
+        metadata = table.schema.metadata or {}
+        header = {key: metadata[key.encode()].decode() for key in ("identity", "source") if key.encode() in metadata}
+        table = table.to_pandas()
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise MediaError(f"{name} is not a whole parquet file: {one_line(error)}") from error
+    return *_columns(table, name), header
 
 
 def _from_csv(content, name):
     try:
         table = pd.read_csv(io.BytesIO(content), skipinitialspace=True, encoding="utf-8-sig", low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError) as error:
-        raise MediaError(f"{name} is not a table in UTF-8 with a header: {error}") from error
+        raise MediaError(f"{name} is not a table in UTF-8 with a header: {one_line(error)}") from error
     return *_columns(table.rename(columns=lambda column: str(column).strip()), name), {}
 
 
@@ -144,22 +152,22 @@ def _columns(table, name):
     """(timestamps, features with their names, success) of a table with a column each."""
     names = [column for column in table.columns if column not in NOT_FEATURES]
     if "timestamp" not in table or not names:
-        shown = ", ".join(map(str, table.columns[:6])) or "no column"
+        shown = one_line(", ".join(map(str, table.columns[:6])) or "no column")
         raise MediaError(f"{name} must have a column timestamp (s) and a column a feature; it has {shown} ….")
     read = ["timestamp", *names, *(["success"] if "success" in table else [])]
     text = [column for column in read if not pd.api.types.is_numeric_dtype(table[column])]
     if text:
-        raise MediaError(f"{name} holds values that are no numbers in {', '.join(text[:6])}.")
+        raise MediaError(f"{name} holds values that are no numbers in {one_line(', '.join(text[:6]))}.")
     success = table["success"].to_numpy() > 0 if "success" in table else np.ones(len(table), bool)
-    return table["timestamp"].to_numpy(), {"values": table[names].to_numpy(np.float32), "names": names}, success
+    return table["timestamp"].to_numpy(), {"values": table[names].to_numpy(), "names": names}, success
 
 
 def _identity(header, features, name):
     if "identity" in header:
         try:
             return FeatureIdentity.from_dict(json.loads(header["identity"]))
-        except (ValueError, AttributeError) as error:
-            raise MediaError(f"{name} carries an identity that cannot be read: {error}") from error
+        except ValueError as error:
+            raise MediaError(f"{name} carries an identity that cannot be read: {one_line(error)}") from error
     names = features["names"]
     return FeatureIdentity("table", columns=tuple(names) if names else ())
 
