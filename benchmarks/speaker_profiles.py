@@ -140,8 +140,8 @@ class Run:
         self.protocol = PROTOCOLS[self.results["dataset"].get("speaker_profiles", "none")]
         self.clips = train_hf.load_splits(DataArguments(**{**self.results["dataset"], **places}))
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModel.from_pretrained(folder).eval().to(device)
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval().to(device)
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         self.cache = FeatureCache(cache_dir, self.model.base_model, self.processor.feature_extractor)
         self.rows = self.read(self.clips.scored)
 

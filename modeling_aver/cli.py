@@ -461,10 +461,10 @@ def _load(model):
 
     from . import AverForEmotionClassification
 
-    network = AutoModel.from_pretrained(_saved(model))
+    network = AutoModel.from_pretrained(_saved(model), trust_remote_code=False)
     if not isinstance(network, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(network).__name__}, not a model of this package.")
-    return network.eval(), AutoProcessor.from_pretrained(model)
+    return network.eval(), AutoProcessor.from_pretrained(model, trust_remote_code=False)
 
 
 def _saved(model):

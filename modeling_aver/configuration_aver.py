@@ -2,6 +2,7 @@
 
 import math
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import AutoConfig
@@ -11,6 +12,10 @@ CREMA_D_EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 FUSION_LAYER_TYPES = ("msa", "isa", "ica")
 POSITION_EMBEDDING_TYPES = ("tarope", "rope", "sinusoidal", "learnable", "none")
 AUDIO_NORMALIZATIONS = ("none", "standardize")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+# Attention that torch brings along. Other words make transformers fetch a kernel from the Hub and run it, which is for
+# the one who loads to ask for, never for a file.
+BUILT_IN_ATTENTIONS = ("eager", "sdpa", "flex_attention")
 
 # Encoders that read the waveform by a stack of convolutions, and those that read a spectrogram: (frames of the
 # spectrogram a second, spectrogram frames to one frame of the encoder).
@@ -131,10 +136,29 @@ class AverConfig(PreTrainedConfig):
     ctm_sigma: float = 0.5
     ctm_temperature: float = 0.07
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """
+        As everywhere in transformers, for the values of a file; `kwargs` are what the one who loads it asks for.
+
+        Raises:
+            `ValueError`: besides that of the class, for values that transformers cannot read, and for an attention
+                that would have to be fetched.
+        """
+        for values in (config_dict, config_dict.get("audio_config")):
+            if isinstance(values, dict):
+                _check_attention_is_built_in(values)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (StrictDataclassError, AttributeError, IndexError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The configuration cannot be read: {type(error).__name__}: {reason}.") from error
+
     def __post_init__(self, **kwargs):
         if self.id2label is None and kwargs.get("num_labels") is None:
             self.id2label = dict(enumerate(CREMA_D_EMOTIONS))
         self._check_types()
+        _check_dtypes({"dtype": self.dtype, **kwargs})
         self.fusion_layers = list(self.fusion_layers)
         self.audio_layers = None if self.audio_layers is None else list(self.audio_layers)
         if not __name__.startswith("transformers_modules."):  # installed: its own pipeline is registered, and the
@@ -211,7 +235,7 @@ class AverConfig(PreTrainedConfig):
             )
         if not isinstance(self.feature_identity, dict | None):
             raise ValueError(f"`feature_identity` ({self.feature_identity!r}) must be a dict with a name, or None.")
-        if not isinstance(self.id2label, dict | None):
+        if not isinstance(self.id2label, dict | None) or not all(str(key).isdecimal() for key in self.id2label or ()):
             raise ValueError(f"`id2label` ({self.id2label!r}) must map the numbers 0, 1, 2 … to names.")
         if not isinstance(self.audio_config, dict | PreTrainedConfig | None):
             raise ValueError(
@@ -219,6 +243,7 @@ class AverConfig(PreTrainedConfig):
             )
         if isinstance(self.audio_config, dict):
             _check_audio_encoder_type(self.audio_config.get("model_type", "wav2vec2"))
+            _check_dtypes(self.audio_config)
 
     def _check_numbers(self):
         self._check_counts()
@@ -248,8 +273,6 @@ class AverConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` ({getattr(self, name)!r}) must be a number of at least 0 and below 1.")
 
     def _check_words(self):
-        from transformers.activations import ACT2FN
-
         unknown = [word for word in self.fusion_layers if word not in FUSION_LAYER_TYPES]
         if unknown:
             raise ValueError(f"`fusion_layers` may hold {_listed(FUSION_LAYER_TYPES)}; got {_listed(unknown)}.")
@@ -262,8 +285,7 @@ class AverConfig(PreTrainedConfig):
             raise ValueError(
                 f"`audio_normalization` ({self.audio_normalization!r}) must be one of {_listed(AUDIO_NORMALIZATIONS)}."
             )
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"`hidden_act` ({self.hidden_act!r}) must be one of {_listed(ACT2FN)}.")
+        _check_activations({"hidden_act": self.hidden_act})
 
     def _check_labels(self):
         if sorted(self.id2label) != list(range(len(self.id2label))) or not self.id2label:
@@ -281,6 +303,7 @@ class AverConfig(PreTrainedConfig):
                 "`audio_config.add_adapter` (True) must be False: an adapter changes the frame rate of the encoder."
             )
         self._check_audio_layers()
+        _check_activations(self.audio_config.to_dict())
         if model_type in WAVEFORM_ENCODERS:
             steps = (*self.audio_config.conv_kernel, *self.audio_config.conv_stride)
             if not steps or not all(_is_count(step) for step in steps):
@@ -305,6 +328,32 @@ def _check_audio_encoder_type(model_type):
     known = (*WAVEFORM_ENCODERS, *SPECTROGRAM_ENCODERS)
     if model_type not in known:
         raise ValueError(f"`audio_config.model_type` ({model_type!r}) must be one of {_listed(known)}.")
+
+
+def _check_attention_is_built_in(values):
+    for name in ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"):
+        value = values.get(name)
+        if value is not None and value not in BUILT_IN_ATTENTIONS:
+            raise ValueError(
+                f"`{name}` ({value!r}) of a configuration file must be one of {_listed(BUILT_IN_ATTENTIONS)}: others "
+                "are code from elsewhere. Ask for it yourself, if you trust it: from_pretrained(…, "
+                "attn_implementation=…)."
+            )
+
+
+def _check_dtypes(values):
+    for name in ("dtype", "torch_dtype"):
+        value = values.get(name)
+        if value is not None and str(value).removeprefix("torch.") not in DTYPES:
+            raise ValueError(f"`{name}` ({value!r}) must be one of {_listed(DTYPES)}.")
+
+
+def _check_activations(values):
+    from transformers.activations import ACT2FN
+
+    for name in ("hidden_act", "activation_function", "feat_extract_activation"):
+        if name in values and (not isinstance(values[name], str) or values[name] not in ACT2FN):
+            raise ValueError(f"`{name}` ({values[name]!r}) must be one of {_listed(ACT2FN)}.")
 
 
 def _is_count(value):

@@ -278,6 +278,11 @@ class AverPreTrainedModel(PreTrainedModel):
         initialize(module, self.config.initializer_range)
 
     @classmethod
+    def from_pretrained(cls, *args, use_safetensors=True, **kwargs):
+        """As everywhere in transformers, but only from safetensors, unless `use_safetensors=False` is asked for."""
+        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+
+    @classmethod
     def from_audio_pretrained(cls, audio_model_name_or_path, config=None, *, use_safetensors=True, **kwargs):
         """
         A new model around a pretrained audio encoder; everything else is freshly initialized.
@@ -295,7 +300,8 @@ class AverPreTrainedModel(PreTrainedModel):
         Raises:
             `ValueError`: if the checkpoint has no safetensors, or lacks weights of the encoder, naming them.
         """
-        audio_config = _finetuning_config(AutoConfig.from_pretrained(audio_model_name_or_path, **kwargs))
+        audio_config = AutoConfig.from_pretrained(audio_model_name_or_path, trust_remote_code=False, **kwargs)
+        audio_config = _finetuning_config(audio_config)
         if Path(audio_model_name_or_path).is_dir():
             audio_config.name_or_path = ""  # a Hub id is worth remembering, a path on one machine is not
         values = {} if config is None else config.to_dict()

@@ -84,9 +84,9 @@ def load_pipeline(model, speaker_profile=None, runtime="torch"):
         raise ValueError(f"`runtime` ({runtime!r}) may be {', '.join(RUNTIMES)}.")
     profile = None if speaker_profile is None else SpeakerProfile.load(speaker_profile)
     if runtime == "onnx":
-        parts = {"model": OnnxModel(model), "processor": AverProcessor.from_pretrained(model)}
+        parts = {"model": OnnxModel(model), "processor": AverProcessor.from_pretrained(model, trust_remote_code=False)}
         return EmotionPipeline(**parts, task=TASK, device=OnnxModel.device, speaker_profile=profile)
-    recognize = pipeline(TASK, model=model, speaker_profile=profile)
+    recognize = pipeline(TASK, model=model, speaker_profile=profile, trust_remote_code=False)
     if not isinstance(recognize.model, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(recognize.model).__name__}, not a model of this package.")
     return recognize

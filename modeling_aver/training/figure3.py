@@ -126,7 +126,7 @@ class _Part(NamedTuple):
         """[`FeatureDynamics`] of each scored clip, or of some rows."""
         arguments = self.training_args
         model = AverForEmotionClassification.from_pretrained(self.folder).eval().to(arguments.device)
-        processor = AverProcessor.from_pretrained(self.folder)
+        processor = AverProcessor.from_pretrained(self.folder, trust_remote_code=False)
         profiles = None
         if self.speaker_profiles != "none":
             profiles = profiles_of_clips(model, processor, self.dataset)

@@ -24,7 +24,9 @@ def build_processor(model_args, train_dataset, feature_identity=None):
         feature_identity ([`FeatureIdentity`], *optional*): Who made their features.
     """
     if model_args.model_name_or_path:
-        return AverProcessor.from_pretrained(model_args.model_name_or_path, revision=model_args.model_revision)
+        return AverProcessor.from_pretrained(
+            model_args.model_name_or_path, revision=model_args.model_revision, trust_remote_code=False
+        )
     tracks = train_dataset.select_columns(["action_units", "action_units_success"])
     tracks = tracks.filter(lambda row: len(row["action_units"]) > 0)
     values = {"feature_identity": feature_identity and feature_identity.to_dict()}
@@ -190,7 +192,7 @@ def _new_model(model_args, labels, extractor):
 
 def _from_checkpoint(model_args, labels):
     source, revision = model_args.model_name_or_path, model_args.model_revision
-    config = AutoConfig.from_pretrained(source, revision=revision)
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     check_labels(config, labels)
     changed = [name for name, value in model_args.config_values().items() if getattr(config, name) != value]
     if changed:
