@@ -7,6 +7,7 @@ then padded, so what a clip becomes never depends on its neighbours in a batch.
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -172,7 +173,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
-        self.audio_feature_extractor = dict(audio_feature_extractor or _wav2vec2_defaults(sampling_rate))
+        self.audio_feature_extractor = audio_feature_extractor or _wav2vec2_defaults(sampling_rate)
         self.num_action_units = num_action_units
         self.video_frame_rate = video_frame_rate
         self.feature_identity = feature_identity
@@ -189,7 +190,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         An extractor that prepares audio as a pretrained audio encoder expects it; goes with
         [`AverForEmotionClassification.from_audio_pretrained`]. `kwargs` are those of the class.
         """
-        audio = AutoFeatureExtractor.from_pretrained(audio_model_name_or_path, revision=revision, token=token)
+        audio = AutoFeatureExtractor.from_pretrained(
+            audio_model_name_or_path, revision=revision, token=token, trust_remote_code=False
+        )
         return cls(sampling_rate=audio.sampling_rate, audio_feature_extractor=audio.to_dict(), **kwargs)
 
     @classmethod
@@ -426,21 +429,33 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         return values.T if _is_mel_first(extractor) else values
 
     def _check(self):
-        extractor_type = self.audio_feature_extractor.get("feature_extractor_type")
-        if extractor_type not in AUDIO_FEATURE_EXTRACTORS:
+        audio = self.audio_feature_extractor
+        extractor_type = audio.get("feature_extractor_type") if isinstance(audio, dict) else audio
+        if not isinstance(extractor_type, str) or extractor_type not in AUDIO_FEATURE_EXTRACTORS:
             raise ValueError(
                 f"`audio_feature_extractor` ({extractor_type!r}) must be one of {', '.join(AUDIO_FEATURE_EXTRACTORS)}."
             )
-        if not self.video_frame_rate > 0:
+        if not _is_number(self.video_frame_rate) or not self.video_frame_rate > 0:
             raise ValueError(
                 f"`video_frame_rate` ({self.video_frame_rate}) must be a positive number of frames a second."
             )
-        for name in ("action_unit_mean", "action_unit_std"):
-            values = getattr(self, name)
+        if not _is_number(self.duration_tolerance) or self.duration_tolerance < 0:
+            raise ValueError(f"`duration_tolerance` ({self.duration_tolerance}) must be a number of at least 0.")
+        if not isinstance(self.feature_identity, dict | None):
+            raise ValueError(f"`feature_identity` ({self.feature_identity!r}) must be a dict with a name, or None.")
+        self._check_statistics()
+
+    def _check_statistics(self):
+        given = {name: getattr(self, name) for name in ("action_unit_mean", "action_unit_std")}
+        for name, values in given.items():
+            if values is not None and not (isinstance(values, list) and all(map(_is_number, values))):
+                raise ValueError(f"`{name}` must be a list of finite numbers, or None.")
             if values is not None and len(values) != self.num_action_units:
                 raise ValueError(f"`{name}` has {len(values)} numbers for {self.num_action_units} action units.")
-        if self.action_unit_std is not None and not min(self.action_unit_std) > 0:
+        if self.action_unit_std is not None and not min(self.action_unit_std, default=1.0) > 0:
             raise ValueError(f"`action_unit_std` must be positive, but holds {min(self.action_unit_std)}.")
+        if (given["action_unit_mean"] is None) != (given["action_unit_std"] is None):
+            raise ValueError("`action_unit_mean` and `action_unit_std` belong together: give both, or neither.")
 
 
 class AverProcessor(ProcessorMixin):
@@ -478,6 +493,10 @@ class AverProcessor(ProcessorMixin):
 def _wav2vec2_defaults(sampling_rate):
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=sampling_rate, do_normalize=True, return_attention_mask=True)
     return extractor.to_dict()
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_mel_first(extractor):
