@@ -339,18 +339,21 @@ def push_build(folder, repo_id, *, private=False):
 
     Raises:
         `ValueError`: if the folder is no build, or a file of it is missing or damaged.
+        [`~uploads.UploadError`]: if the Hub refuses or cannot be reached; it then shows what it showed before.
     """
     from huggingface_hub import HfApi
 
+    from .uploads import with_patience
+
     check_shards(folder)
     api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        repo_type="dataset",
-        folder_path=str(folder),
-        allow_patterns=["README.md", RECORD, "data*/*.parquet"],
-        delete_patterns=["data*/*.parquet"],
-        commit_message="Clips, splits and card",
-    )
-    return commit.commit_url
+    with_patience(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), repo_id)
+    upload = {
+        "repo_id": repo_id,
+        "repo_type": "dataset",
+        "folder_path": str(folder),
+        "allow_patterns": ["README.md", RECORD, "data*/*.parquet"],
+        "delete_patterns": ["data*/*.parquet"],
+        "commit_message": "Clips, splits and card",
+    }
+    return with_patience(lambda: api.upload_folder(**upload), repo_id).commit_url

@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HfHubHTTPError
 from made_up_runs import change_json, made_up_run
 from test_architecture import CLOSURE
 from test_train_hf import TINY
 from typer.testing import CliRunner
 
+from datasets_scripts.uploads import UploadError
 from modeling_aver import AverForEmotionClassification
 from modeling_aver.cli import app
 from modeling_aver.training.push import CODE, push_run
@@ -222,7 +222,7 @@ def test_an_edited_text_is_kept_and_an_edited_number_refused(run, here):
 
 
 def test_a_hub_that_refuses_is_heard(run, here):
-    with pytest.raises(HfHubHTTPError, match="Invalid rev id: nowhere"):
+    with pytest.raises(UploadError, match="org/aver was not pushed: the Hub answers 404 .*Invalid rev id: nowhere"):
         push_run(run, "org/aver", revision="nowhere")
 
 

@@ -5,6 +5,8 @@ from fnmatch import fnmatch
 
 from safetensors import SafetensorError, safe_open
 
+from datasets_scripts.uploads import with_patience
+
 from .card import PICTURES, REPOSITORY, REVISION, TRAINING_LOG, check_card, write_card
 from .run_folder import FinishedRun, portable_results, read_json
 
@@ -40,24 +42,42 @@ def push_run(folder, repo_id, *, private=False, token=None, revision=None):
 
     Raises:
         `ValueError`: if a piece is missing or damaged, or if the card claims what the results do not say.
+        [`~datasets_scripts.uploads.UploadError`]: if the Hub refuses or cannot be reached. What it shows is then what
+        it was before, or all but the card's second version; pushing again completes it.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     run = FinishedRun.read(folder)
     files = find_pieces(run)
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id  # None: as its owner wants
+    repo_id = with_patience(
+        lambda: api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id,  # None: as its owner wants
+        repo_id,
+    )
     card = (run.folder / "README.md").read_text(encoding="utf-8").replace(REPOSITORY, repo_id)
+    commit = with_patience(lambda: _commit(api, repo_id, run, files, card, revision), repo_id)
+    if REVISION not in card:
+        return commit.commit_url
+    pinned, message = card.replace(REVISION, commit.oid).encode(), "The card names the commit to pin"
+    return with_patience(
+        lambda: (
+            api.create_commit(
+                repo_id, [CommitOperationAdd("README.md", pinned)], commit_message=message, revision=revision
+            ).commit_url
+        ),
+        repo_id,
+    )
+
+
+def _commit(api, repo_id, run, files, card, revision):
+    """One commit: all the files, and without those that an earlier push has left."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
     operations = [CommitOperationAdd(name, content) for name, content in _contents(run, files, card).items()]
     there = api.list_repo_files(repo_id, revision=revision)
     stale = [name for name in there if name not in files and any(fnmatch(name, pattern) for pattern in REMOVED)]
     operations += [CommitOperationDelete(name) for name in stale]
-    commit = api.create_commit(repo_id, operations, commit_message="Model, code, results and card", revision=revision)
-    if REVISION not in card:
-        return commit.commit_url
-    pinned = CommitOperationAdd("README.md", card.replace(REVISION, commit.oid).encode())
-    message = "The card names the commit to pin"
-    return api.create_commit(repo_id, [pinned], commit_message=message, revision=revision).commit_url
+    return api.create_commit(repo_id, operations, commit_message="Model, code, results and card", revision=revision)
 
 
 def find_pieces(run):
