@@ -43,9 +43,10 @@ def _missing(cache, dataset):
     """Rows and their keys, the longest first, for neighbours are padded to one length."""
     found = {}
     for row, clip in enumerate(dataset.select_columns(["audio"])):
-        key = clip_key(clip)
-        if key is not None and key not in cache:
+        if (key := clip_key(clip)) is not None:
             found.setdefault(key, row)
+    cache.drop_damaged(found)
+    found = {key: row for key, row in found.items() if key not in cache}
     durations = dataset["audio_duration"] if "audio_duration" in dataset.column_names else [0] * len(dataset)
     order = sorted(found.items(), key=lambda item: (-durations[item[1]], item[1]))
     return [row for _, row in order], [key for key, _ in order]
