@@ -476,6 +476,8 @@ def _saved(model):
 
 def run():
     """The command `aver`: mistakes of a user end in one line, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -31,7 +31,7 @@ class Brightness:
 
     def extract(self, video):
         video = Path(video)
-        with open(self.log, "a") as log:
+        with open(self.log, "a", errors="backslashreplace") as log:
             print(video.name, file=log)
         time.sleep(self.pause)
         if video.stem.startswith("kills"):

@@ -29,7 +29,7 @@ def find_clips(sources):
 
     Returns:
         `tuple[list[Clip], list[Outcome]]`: the clips in the order of their names, and what is skipped and why: clips
-        whose features would take another's place, links that lead back, folders that cannot be read.
+        whose features would take another's place, hidden files, links that lead back, folders that cannot be read.
 
     Raises:
         `MediaError`: if there is no video at all.
@@ -84,5 +84,7 @@ def _under(folder, root, seen, skipped):
     for path in (folder / name for name in names):
         if os.path.isdir(path):
             yield from _under(path, root, seen, skipped)
+        elif path.name.startswith(".") and path.suffix.lower() in VIDEO_SUFFIXES:
+            skipped.append(Outcome(str(path), "skipped", "is a hidden file, such as systems leave beside others"))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             yield Clip(path, path.relative_to(root).with_suffix("").as_posix())

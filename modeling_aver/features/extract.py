@@ -12,14 +12,13 @@ from .mediapipe import find_mediapipe
 from .openface_program import find_openface
 from .report import Outcome, Report
 from .table import read_header, write_features
-from .whole import WriteError, clear_stale, write_whole
+from .whole import WriteError, clear_stale, too_long, write_whole
 from .workers import in_processes
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("npz", "parquet")
 BEFORE = "finished in an earlier run"
-LONGEST_NAME = 255  # bytes that filesystems allow
 OPTIONS = {"mediapipe": ("model",), "openface": ("openface", "static", "timeout")}  # of each backend
 
 
@@ -123,8 +122,8 @@ class _Run:
             logger.debug("%s", name, exc_info=True)
             return Outcome(name, "failed", f"{type(error).__name__}: {error}")
         path = self.table_of(clip)
-        if len(os.fsencode(path.name)) > LONGEST_NAME:
-            return Outcome(name, "failed", f"its table's name would have over {LONGEST_NAME} bytes: shorten the name")
+        if reason := too_long(path):
+            return Outcome(name, "failed", reason)
         write_features(path, track, _source(clip))
         return _judged(clip, track.success)
 

@@ -83,7 +83,7 @@ def read_sound(path, sampling_rate=16_000):
     """
     name = Path(path).name
     check_is_media(_head(path), name)
-    yield from _sound(str(Path(path).resolve()), sampling_rate, name)
+    yield from _sound(_address(path), sampling_rate, name)
 
 
 def read_frames(path):
@@ -181,6 +181,8 @@ def _on_the_clock(pieces, sampling_rate, name):
             offset = round(start * sampling_rate)
             early = max(-offset, 0)
             yield np.zeros(max(offset, 0), np.float32)
+        if not np.isfinite(piece.sum()):
+            raise MediaError(f"{name} holds sound that is not finite (NaN or infinite samples). Make it again.")
         yield piece[early:]
         early = max(early - len(piece), 0)
     if early is None:
@@ -214,7 +216,7 @@ def _timed_frames(path):
     name = Path(path).name
     check_is_media(_head(path), name)
     try:
-        with av.open(str(Path(path).resolve()), container_options=LOCAL_ONLY) as container:
+        with av.open(_address(path), container_options=LOCAL_ONLY) as container:
             yield from _checked_frames(container, name)
     except av.FFmpegError as error:
         raise MediaError(f"{name} cannot be decoded ({error.strerror}). Is it damaged or cut short?") from error
@@ -245,6 +247,16 @@ def _head(path):
             return file.read(len(LFS_POINTER))
     except OSError as error:
         raise MediaError(f"{Path(path).name} cannot be read: {error.strerror} ({path}).") from error
+
+
+def _address(path):
+    """The whole path: one such as `--x` or `concat:x` would mean something else to ffmpeg."""
+    address = str(Path(path).resolve())
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise MediaError(f"The name of {address} is not UTF-8, which ffmpeg wants. Rename it.") from None
+    return address
 
 
 def _picture(container, name):

@@ -1,5 +1,6 @@
 """Files that are whole or not there: results of hours are never left half-written, nor masked by what broke off."""
 
+import os
 import shutil
 import time
 import uuid
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PART = ".part"
+LONGEST_NAME = 255  # bytes that filesystems allow
 STALE = 3600.0  # seconds after which nobody writes to a part any more: the process was killed
 
 
@@ -42,10 +44,17 @@ def writing(path):
     except WriteError:
         raise
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).partition(". ")[0]
         raise WriteError(
-            f"{path} cannot be written: {error.strerror or error}. Make room or choose another place; what is there "
-            "already is kept."
+            f"{path} cannot be written: {reason}. Make room or choose another place; what is there already is kept."
         ) from error
+
+
+def too_long(path):
+    """Why no file can have this name, or `None` if one can."""
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        return f"{path.name[:30]}…{path.suffix} would have over {LONGEST_NAME} bytes: shorten the name."
+    return None
 
 
 def clear_stale(folder, pattern=f"**/.*{PART}", age=STALE):

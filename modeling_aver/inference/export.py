@@ -1,6 +1,7 @@
 """A model as a file that runs without this package: ONNX, or torch's own export; checked against the model itself."""
 
 import inspect
+import io
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from rich.console import Console
 from datasets_scripts import SAMPLE_DIR
 
 from ..configuration_aver import SPECTROGRAM_ENCODERS
-from ..features.whole import write_whole
+from ..features.whole import clear_stale, write_whole, writing
 from ..pipeline_aver import TASK, EmotionPipeline
 from ..windows import cut
 from .faces import find_faces
@@ -29,6 +30,7 @@ from .recordings import open_recording
 TOLERANCE = 1e-4  # of logits
 QUANTIZATIONS = ("int8",)
 TORCH_FILE = "model.pt2"
+WORK = ".export-"  # how folders of what is not finished begin
 LARGE = 1_500_000_000  # bytes of weights; a file of protocol buffers ends at 2 GB, so they then lie beside it
 CASES = (  # clips, seconds of sound (0: none), frames of video (0: none)
     *((1, 0.3, 2), (1, 0.51, 17), (2, 1.0, 30), (3, 2.03, 50), (5, 0.7, 90)),
@@ -108,7 +110,9 @@ def export_torch(model, processor, out):
             program = _traced(model)
             module = _unguarded(program)
             program.example_inputs = None  # they alone would be pickled
-            torch.export.save(program, str(folder / TORCH_FILE))
+            content = io.BytesIO()  # straight to a file, a full disk would end the process without a word
+            torch.export.save(program, content)
+            (folder / TORCH_FILE).write_bytes(content.getbuffer())
             parity = _parity(model, lambda **inputs: module(*_in_order(model.config, inputs)))
         report = {"format": "torch", "inputs": input_names(model.config), "versions": {"torch": torch.__version__}}
         report["parity"] = parity
@@ -289,11 +293,13 @@ def _finish(report, folder, pattern):
 @contextmanager
 def _whole_folder(out):
     """A folder to write to whose files are moved to `out` if all goes well."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as folder:
-        yield Path(folder)
-        for path in Path(folder).iterdir():
-            os.replace(path, out / path.name)
+    with writing(out):
+        clear_stale(out, f"{WORK}*")
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=WORK, dir=out) as folder:
+            yield Path(folder)
+            for path in Path(folder).iterdir():
+                os.replace(path, out / path.name)
 
 
 @contextmanager
@@ -312,6 +318,8 @@ def _quiet():
 def _failing_plainly(config):
     try:
         yield
+    except OSError:  # of the disk
+        raise
     except Exception as error:  # exporters have many, with pages of text
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
         lines = [line for line in plain.splitlines() if line.strip()] or [""]

@@ -15,7 +15,7 @@ from transformers import pipeline
 
 from ..features import ExtractionError, ExtractorUnavailableError, MediaError
 from ..features.media import read_bytes
-from ..features.whole import WriteError, clear_stale, write_whole
+from ..features.whole import WriteError, clear_stale, too_long, write_whole
 from ..modeling_aver import AverForEmotionClassification
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
 from ..processing_aver import AverProcessor, SpeakerProfile
@@ -212,7 +212,7 @@ class _Run:
     def save(self):
         if self.out is not None:
             write_whole(self.out / "predictions.json", self.predictions.to_json().encode())
-            write_whole(self.out / "predictions.csv", self.predictions.to_csv().encode())
+            write_whole(self.out / "predictions.csv", self.predictions.to_csv().encode(errors="surrogateescape"))
         self.saved = time.monotonic()
 
     def _at_once(self, clips):
@@ -241,12 +241,18 @@ class _Run:
     def _over_time(self, clip):
         recording, every = self._recording(clip, "note"), math.ceil(self.timing["window"] / self.timing["hop"])
         with listening(self.recognize.model, every) as offsets:
-            answer = self._attempt(clip, lambda: self.recognize(recording, batch_size=self.batch_size, **self.timing))
+            answer = self._attempt(clip, lambda: self._timeline_of(clip, recording))
         if answer is not None:
             add_warning(answer, combine(offsets))
             if self.out is not None:
                 write_timeline(answer, self.out / TIMELINES / clip.name, self.labels, self.formats, title=clip.name)
             self._keep(clip, answer)
+
+    def _timeline_of(self, clip, recording):
+        for name in self.formats if self.out is not None else ():
+            if reason := too_long(Path(f"{clip.name}.{name}")):
+                raise ValueError(reason)
+        return self.recognize(recording, batch_size=self.batch_size, **self.timing)
 
     def _recording(self, clip, damage):
         extractor = self.recognize.processor.feature_extractor
