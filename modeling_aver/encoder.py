@@ -102,12 +102,12 @@ class FusionAttention(nn.Module):
         if "flash" in implementation and context is not queries:
             implementation = "sdpa"  # flash kernels unpad queries and keys by one mask
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        mask = self._mask(queries, context_mask, implementation)
+        # A clip without a single frame to hear hears nothing, whatever a backend makes of an empty softmax.
+        hears = context_mask.any(dim=1, keepdim=True)
+        mask = self._mask(queries, context_mask | ~hears, implementation)
         dropout = self.config.dropout if self.training else 0.0
         output, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout)
-        output = output.flatten(2)  # (B, T_q, H, D_h) -> (B, T_q, D)
-        # A clip without a single frame to hear hears nothing, whatever the backend makes of an empty softmax.
-        output = output.masked_fill(~context_mask.any(dim=1)[:, None, None], 0.0)
+        output = output.flatten(2) * hears[..., None]  # (B, T_q, H, D_h) -> (B, T_q, D)
         return self.out_proj(output), weights
 
     def _heads(self, states):
@@ -133,6 +133,8 @@ class FusionLayer(GradientCheckpointingLayer):
         self.feed_forward_out = nn.Linear(config.intermediate_size, config.hidden_size)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.activation = ACT2FN[config.hidden_act]
+        if isinstance(self.activation, nn.ReLU):
+            self.activation.inplace = True  # nobody else reads the widest states of the layer
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, queries, context, query_angles, context_angles, context_mask, implementation):

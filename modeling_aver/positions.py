@@ -60,9 +60,10 @@ def rotate(states, angles):
         `torch.Tensor` of the shape and type of `states`. Lengths do not change, and the product of a query and a key
         depends only on the difference of their positions.
     """
-    cos, sin = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
+    both = torch.cat([-angles, angles], dim=-1)  # cos(-x) = cos(x), sin(-x) = -sin(x): one product for each half
+    cos, sin = both.cos().to(states.dtype), both.sin().to(states.dtype)
     real, imaginary = states.chunk(2, dim=-1)
-    return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
+    return (states * cos).addcmul_(torch.cat([imaginary, real], dim=-1), sin)  # whole rows, few new tensors
 
 
 def sinusoids(positions, dim, base=10_000.0):
