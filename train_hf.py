@@ -110,8 +110,7 @@ def train_and_score(model_args, data_args, training_args):
     if lora := model_args.lora_values():
         merge_lora(model.base_model.audio_encoder)
         trained["lora"] = lora
-    trainer.save_model(_internal_call=True)  # not pushed yet: a card needs scores
-    trainer.save_state()
+    trainer.save_finished()
     scores, predictions = score(trainer, clips.scored, labels, data_args.speaker_profiles)
     if trainer.is_world_process_zero():
         write_results(
@@ -231,8 +230,14 @@ def first(dataset, count):
     return dataset if dataset is None or count is None else dataset.select(range(min(count, len(dataset))))
 
 
+def in_one_line(error):
+    """`str`: what went wrong. Of a process that read clips, torch tells it as the last line of a traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
+
+
 if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"train_hf.py: {error}")
+        sys.exit(f"train_hf.py: {in_one_line(error)}")

@@ -471,6 +471,10 @@ def _saved(model):
     """The folder or Hub id itself; refuses what can only be a folder and is none."""
     if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
         raise ValueError(f"There is no folder {model}. Name a folder that was saved, or a Hub id as org/name.")
+    if Path(model).is_dir():
+        from .training.saved_model import check_saved_model
+
+        check_saved_model(model)
     return model
 
 

@@ -128,6 +128,7 @@ def test_weights_in_several_files_are_all_asked_for(run):
     folder = run / "checkpoint-3"
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     os.rename(folder / "model.safetensors", folder / "model-00001-of-00002.safetensors")
+    os.remove(folder / "checksums.json")  # of the one file that it was
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert problem_of(folder) == "it lacks model-00002-of-00002.safetensors"
     shutil.copy(folder / "model-00001-of-00002.safetensors", folder / "model-00002-of-00002.safetensors")

@@ -3,6 +3,8 @@ A Hub that drops, refuses, delays and forgets: what a push tries again, what it 
 halves. The Hub is a stand-in on this machine, for its network cannot be had here; client and faults are real.
 """
 
+# ruff: noqa: F401, F811 -- fixtures of another file are asked for by their names
+
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from faults import kill_group
 from huggingface_hub.utils import _http
 from made_up_runs import made_up_run
 from test_data_cli import SAMPLE_DIR
-from test_push import PIECES, ROOT, aver, content, elsewhere, here, hub  # noqa: F401 -- fixtures are found by name
+from test_push import PIECES, ROOT, aver, content, elsewhere, here, hub
 
 from datasets_scripts import uploads
 from datasets_scripts.build import build_corpus, push_build
@@ -43,7 +45,7 @@ def naps(monkeypatch):
 
 
 @pytest.fixture
-def faulty(here, naps):  # noqa: F811
+def faulty(here, naps):
     """`faulty(address, *answers)`: the Hub answers the next requests for that address so, and then as it should."""
     handler, waiting = here.server.RequestHandlerClass, {}
     route = handler.route
@@ -95,13 +97,13 @@ def is_silent(handler):
     drops(handler)
 
 
-def commits(hub):  # noqa: F811
+def commits(hub):
     """Of each commit that anybody can see: its title and the names of its files."""
     repository = hub.state.get("model", "org/aver")
     return [] if repository is None else [(one["title"], set(one["files"])) for one in repository["commits"].values()]
 
 
-def assert_never_by_halves(hub):  # noqa: F811
+def assert_never_by_halves(hub):
     for title, files in commits(hub):
         assert files == (set() if title == "initial commit" else PIECES), title
 
@@ -223,7 +225,7 @@ def built(tmp_path_factory):
     return folder
 
 
-def clips_at(hub):  # noqa: F811
+def clips_at(hub):
     repository = hub.state.get("dataset", "org/clips")
     return set(repository["commits"][repository["refs"]["main"]]["files"]) if repository else None
 

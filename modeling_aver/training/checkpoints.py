@@ -6,10 +6,13 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
+from torch.serialization import get_unsafe_globals_in_checkpoint
+from transformers.trainer_pt_utils import safe_globals
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +20,8 @@ logger = logging.getLogger(__name__)
 ASIDE = "_unfinished"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
+_CHECKSUMS = "checksums.json"  # CRC-32 of the weights; the other binary files carry their own
+_CHUNK = 2**24  # bytes
 _NEEDED = (_STATE, "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
@@ -29,8 +34,9 @@ def find_checkpoints(output_dir):
 
 def problem_of(folder):
     """
-    Why training cannot go on from a checkpoint, or `None` if it can. Every byte of optimizer, scheduler and generators
-    is read; of the weights, the header and whether the file is as long as it says.
+    Why training cannot go on from a checkpoint, or `None` if it can. Every byte of weights, optimizer, scheduler and
+    generators is read and compared with its checksum, and what would run code when it is loaded is refused. Of weights
+    without a checksum, it is the header and whether the file is as long as it says.
 
     Args:
         folder (`str` or `Path`): Such as runs/aver/checkpoint-100.
@@ -43,7 +49,27 @@ def problem_of(folder):
         hint = " (was it saved with `save_only_model`?)" if missing == ["optimizer.pt", "scheduler.pt"] else ""
         return f"it lacks {', '.join(missing)}{hint}"
     problems = (problem for path in sorted(folder.iterdir()) if (problem := _problem_of_file(path)))
-    return next(problems, None)
+    return next(problems, None) or _problem_of_weights(folder)
+
+
+def _problem_of_weights(folder):
+    if not (folder / _CHECKSUMS).is_file():
+        return None  # of an earlier version, or taken from elsewhere
+    for name, checksum in json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8")).items():
+        if _checksum(folder / name) != checksum:
+            return f"{name} does not hold what was saved: a copy or a disk changed it"
+    return None
+
+
+def _checksum(path):
+    """CRC-32 of a file, or `None` where there is none."""
+    if not path.is_file():
+        return None
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 def _missing(folder):
@@ -71,15 +97,27 @@ def _problem_of_file(path):
         if path.name == _STATE:
             if json.loads(path.read_text(encoding="utf-8"))["global_step"] != int(_step_of(path.parent)):
                 return f"{path.name} is of another step"
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 pass
         elif path.suffix in (".pt", ".pth"):
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    return f"{path.name} is damaged in {damaged}"
+            return _problem_of_archive(path)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
         return f"{path.name} cannot be read ({error})"
+    return None
+
+
+def _problem_of_archive(path):
+    """Of what torch.save wrote. Trainer loads it with `weights_only`, which refuses code too, but stops the run."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            return f"{path.name} is damaged in {damaged}"
+    with safe_globals():  # those that the state of generators needs
+        foreign = get_unsafe_globals_in_checkpoint(path)
+    if foreign:
+        return f"{path.name} would run code when it is loaded ({', '.join(sorted(foreign))}): no training wrote it"
     return None
 
 
@@ -154,6 +192,8 @@ def _warn_of_other_processes(folder, world_size):
 def put_in_place(folder, output_dir):
     """Gives a checkpoint that is whole its place, at once; what it holds is on the disk before. Returns the place."""
     place = Path(output_dir) / folder.name
+    checksums = {path.name: _checksum(path) for path in sorted(folder.glob("*.safetensors"))}
+    (folder / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
     _flush(folder)
     if place.exists():
         remove(place)

@@ -2,16 +2,18 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..modeling_aver import IGNORED_LABEL
-from .checkpoints import ASIDE, clean_folder, put_in_place, rotate
+from .checkpoints import ASIDE, clean_folder, find_checkpoints, put_in_place, rotate
 from .fillers import ClipsWithFillers, fill_last_batches
 from .modality_dropout import drop_streams
 from .sampling import EpochOfSampler, EpochSampler
@@ -87,6 +89,27 @@ class AverTrainer(Trainer):
             sums[name] = sums.get(name, 0.0) + weight * value.detach()
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """
+        As in `Trainer`.
+
+        Raises:
+            `ValueError`: where the loss is no number: weights and checkpoints are then what they were before the step.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # With fp16 such a step is part of the game: its scaler leaves it out and tries a smaller scale.
+        if self.accelerator.scaler is None and not loss.isfinite():
+            raise ValueError(
+                f"The loss of step {self.state.global_step + 1} is {loss.item()}: training has diverged, and stops "
+                f"before it spoils the weights. {self._what_is_kept()} Try a smaller `learning_rate` "
+                f"({self.args.learning_rate:g}), `max_grad_norm` 1 or `warmup_steps`."
+            )
+        return loss
+
+    def _what_is_kept(self):
+        kept = list(find_checkpoints(self.args.output_dir).values())
+        return f"The last checkpoint is {kept[-1]}." if kept else "There is no checkpoint yet."
+
     def _weigh_classes(self, loss, outputs, labels, num_items_in_batch):
         """
         Replaces the classification loss within `loss`, and in `outputs`. Divided by clips as the plain one is, not by
@@ -153,19 +176,73 @@ class AverTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         """As in `Trainer`, but aside; the checkpoint takes its place when it is whole, and only then may others go."""
         output_dir, name = self.args.output_dir, f"checkpoint-{self.state.global_step}"
-        self._aside = self.clean_aside()
-        try:
-            super()._save_checkpoint(model, trial)  # rotates nothing: it is alone there
-            self._place_best(name)
-        finally:
-            aside, self._aside = self._aside, None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            newest = put_in_place(aside / name, output_dir)
-            rotate(output_dir, newest, self.args.save_total_limit, self.state.best_model_checkpoint)
+        with self._telling_of_disks(name):
+            self._aside = self.clean_aside()
+            try:
+                super()._save_checkpoint(model, trial)  # rotates nothing: it is alone there
+                self._place_best(name)
+            finally:
+                aside, self._aside = self._aside, None
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                newest = put_in_place(aside / name, output_dir)
+                rotate(output_dir, newest, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.drop_aside()
         if self.args.push_to_hub:
             self._push_from_checkpoint(os.path.join(output_dir, name))
+
+    @contextmanager
+    def _telling_of_disks(self, name):
+        """What writers of many kinds say of a full disk, in one line; what they left unfinished goes."""
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # where torch.save fails
+                raise
+            shutil.rmtree(Path(self.args.output_dir) / ASIDE, ignore_errors=True)
+            raise OSError(
+                f"{name} cannot be written to `output_dir` ({self.args.output_dir}): {str(error).splitlines()[0]}. "
+                f"{self._what_is_kept()} Make room, and go on with --resume."
+            ) from error
+
+    def save_finished(self):
+        """Model and state to `output_dir`, each file whole or not there; every process calls it. `OSError` if not."""
+        output_dir = Path(self.args.output_dir)
+        with self._telling_of_disks("The trained model"):
+            aside = self.clean_aside() / "model"
+            self.save_model(str(aside), _internal_call=True)  # not pushed yet: a card needs scores
+            self.accelerator.wait_for_everyone()
+            for path in sorted(aside.iterdir()) if self.args.should_save else ():
+                os.replace(path, output_dir / path.name)
+            self.save_state()
+        self.drop_aside()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As in `Trainer`. `ValueError` for a checkpoint of other weights than the model has: names some."""
+        self._loaded = resume_from_checkpoint
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+            if not lines:
+                raise
+            raise ValueError(self._of_another_model(lines[0].rstrip("."))) from error
+
+    def _issue_warnings_after_load(self, load_result):
+        if missing := load_result.missing_keys:
+            raise ValueError(self._of_another_model(f"it lacks {len(missing)} weights, such as {missing[0]}"))
+        if unexpected := load_result.unexpected_keys:
+            raise ValueError(
+                self._of_another_model(
+                    f"the model does not have {len(unexpected)} of its weights, such as {unexpected[0]}"
+                )
+            )
+
+    def _of_another_model(self, reason):
+        return (
+            f"{self._loaded} is not of this model: {reason}. Give the arguments that its run was begun with; if it "
+            "was changed since, delete it, and --resume goes on from the one before."
+        )
 
     def _place_best(self, name):
         """Trainer has noted the best checkpoint where it was written, if it is this one."""
@@ -183,6 +260,12 @@ class AverTrainer(Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save(self, output_dir=None, state_dict=None):
+        weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
+        if bad := [name for name, values in weights.items() if not values.isfinite().all()]:
+            raise ValueError(
+                f"{len(bad)} weights are not finite numbers, such as {bad[0]}: they are not saved. "
+                f"{self._what_is_kept()} Try a smaller `learning_rate` ({self.args.learning_rate:g})."
+            )
         super()._save(output_dir, state_dict)
         if not self.args.should_save:  # one process writes
             return
