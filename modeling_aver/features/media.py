@@ -19,6 +19,7 @@ import soundfile
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192. A damaged header promises more, and one such frame would fill the memory
 MAX_GAP = 3600.0  # seconds of nothing before sound or picture; damaged timestamps promise years of it
+TOLERATED = 0.5  # seconds that timestamps of sound may be off the samples before them; more, and sound is missing
 MAX_LOSS = 0.2  # seconds that a clip may end before the moment its header promises; rounding costs a frame or two
 # Formats that store their duration. Elsewhere ffmpeg guesses it from the bit rate, which proves nothing.
 STORED_DURATION = ("flv", "mov", "matroska", "avi", "asf")
@@ -193,17 +194,42 @@ def _decode_audio(container, sampling_rate, name):
     """(seconds from the container's start to the first sample, mean of the channels) of one piece after another."""
     # Channels are kept: ffmpeg's own way to mono adds them up, and leaves [-1, 1].
     resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
-    start = None
+    origin, start, due, last = _first_moment(container), None, 0.0, 0.0
     for frame in chain(container.decode(container.streams.audio[0]), [None]):  # None: what the resampler holds back
+        moment = None if frame is None or frame.time is None else frame.time - origin
         if start is None:
-            start = 0.0 if frame is None or frame.time is None else frame.time - _first_moment(container)
+            start = due = last = moment or 0.0
+        elif moment is not None:
+            _check_step(moment, last, name)
+            lost = _silence(moment - due, sampling_rate)
+            yield from ((start, silence) for silence in lost)
+            due, last = (moment if lost else due), moment
         if frame is not None:
+            due += frame.samples / frame.sample_rate
             frame.pts = None  # timestamps of old .flv files jitter; samples are what counts
         try:
             pieces = [part.to_ndarray() for part in resampler.resample(frame)]
         except ValueError as error:
             raise MediaError(f"{name} is damaged: its sound changes rate or channels midway ({error}).") from error
         yield from ((start, _mono(piece)) for piece in pieces if piece.size)
+
+
+def _check_step(moment, last, name):
+    if last - moment > TOLERATED:
+        raise MediaError(f"{name} runs backwards in time: sound of {moment:.2f} s comes after that of {last:.2f} s.")
+    if moment - last > MAX_GAP:
+        raise MediaError(f"{name}: sound leaps from {last:.0f} to {moment:.0f} s. Its timestamps are damaged.")
+
+
+def _silence(seconds, sampling_rate):
+    """
+    Silence for sound that was lost, so that what follows stays with the picture: an array a second at most. None for
+    less than `TOLERATED`, nor where there are more samples than time: then a clock is a little fast, and none is lost.
+    """
+    if seconds <= TOLERATED:
+        return []
+    count = round(seconds * sampling_rate)
+    return [np.zeros(min(sampling_rate, count - start), np.float32) for start in range(0, count, sampling_rate)]
 
 
 def _mono(piece):
