@@ -49,28 +49,28 @@ def cross_temporal_matching_loss(
     with torch.autocast(device_type=audio_embeds.device.type, enabled=False):
         audio_units = _unit_vectors(audio_embeds, audio_mask)
         video_units = _unit_vectors(video_embeds, video_mask)
-        scores = torch.einsum("bid,bjd->bij", audio_units, video_units) / temperature  # s_ij / τ
+        scores = torch.einsum("bid,bjd->bij", audio_units / temperature, video_units)  # s_ij / τ
         audio_seconds = _on_the_clock(audio_timestamps, audio_mask)
         video_seconds = _on_the_clock(video_timestamps, video_mask)
         gaps = (audio_seconds[:, :, None] - video_seconds[:, None, :]).to(scores.dtype)
         # The softmax of log g *is* g divided by its sum (eq. 7-8), and it cannot underflow.
-        log_affinity = -(gaps**2) / (2 * sigma**2)  # log g_ij, eq. 6
-        audio_to_video = _matching_cross_entropy(scores, log_affinity, audio_mask, video_mask)  # eq. 9
-        video_to_audio = _matching_cross_entropy(scores.mT, log_affinity.mT, video_mask, audio_mask)  # eq. 10
+        log_affinity = gaps.square_().mul_(-1 / (2 * sigma**2))  # log g_ij, eq. 6
+        # In place, for these two are the largest tensors. Padding that asks is not counted, so one mask serves both
+        # directions. It is finite, so that a clip without keys gives numbers and not NaN.
+        padding = ~(audio_mask[:, :, None] & video_mask[:, None, :])
+        scores, log_affinity = (
+            values.masked_fill_(padding, torch.finfo(values.dtype).min) for values in (scores, log_affinity)
+        )
+        has_both = audio_mask.any(dim=1, keepdim=True) & video_mask.any(dim=1, keepdim=True)
+        audio_to_video = _matching_cross_entropy(scores, log_affinity, audio_mask & has_both, dim=2)  # eq. 9
+        video_to_audio = _matching_cross_entropy(scores, log_affinity, video_mask & has_both, dim=1)  # eq. 10
         return (audio_to_video + video_to_audio).mean() / 2  # eq. 11
 
 
-def _matching_cross_entropy(scores, log_affinity, query_mask, key_mask):
-    """Mean over the real queries of CrossEntropy(q, p), one number a clip: `(batch_size,)`."""
-    if scores.shape[1] == 0 or scores.shape[2] == 0:
-        return scores.new_zeros(scores.shape[0])
-    hidden = ~key_mask[:, None, :]
-    lowest = torch.finfo(scores.dtype).min  # finite, so that a clip without keys gives numbers and not NaN
-    target = log_affinity.masked_fill(hidden, lowest).softmax(dim=-1)
-    log_partition = scores.masked_fill(hidden, lowest).logsumexp(dim=-1)
-    cross_entropy = log_partition - (target * scores).sum(dim=-1)  # -Σ_j q_ij log p_ij
-    counted = query_mask & key_mask.any(dim=-1, keepdim=True)
-    return cross_entropy.masked_fill(~counted, 0.0).sum(dim=-1) / counted.sum(dim=-1).clamp(min=1)
+def _matching_cross_entropy(scores, log_affinity, counted, dim):
+    """Mean over the `counted (B, T_q)` queries of CrossEntropy(q, p), keys along `dim`; one number a clip: `(B,)`."""
+    cross_entropy = -(log_affinity.softmax(dim) * scores.log_softmax(dim)).sum(dim)  # -Σ_j q_ij log p_ij
+    return cross_entropy.masked_fill(~counted, 0.0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 def _unit_vectors(embeds, mask):
