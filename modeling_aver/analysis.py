@@ -147,6 +147,11 @@ def alignments(outputs):
     return found
 
 
+def as_it_is(text):
+    """`str`: text from outside, such as a file's name, that matplotlib is not to read as a formula between dollars."""
+    return text.replace("$", r"\$")
+
+
 def plot_alignment(alignment, path, title="", offset=None):
     """
     Draws who is like whom to `path`: bright along the diagonal where sound and picture go together. Needs matplotlib.
@@ -171,7 +176,7 @@ def plot_alignment(alignment, path, title="", offset=None):
         axes.plot(ends, ends + offset, color=_ORANGE, linewidth=1.6, label=label)
     axes.set(xlabel="time of the sound (s)", ylabel="time of the picture (s)")
     axes.set(xlim=(heard[0], max(heard[-1], heard[0] + 1e-3)), ylim=(seen[0], max(seen[-1], seen[0] + 1e-3)))
-    axes.set_title(title, loc="left", fontsize="medium")
+    axes.set_title(as_it_is(title), loc="left", fontsize="medium")
     figure.colorbar(mesh, label="similarity of the embeddings (cosine)")
     figure.legend(loc="outside lower center", ncols=2, frameon=True, facecolor="#8fa3ad")
     figure.savefig(path, format="png", dpi=150)

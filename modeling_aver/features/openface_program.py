@@ -37,7 +37,7 @@ HOW_TO_GET = (
     "docker:IMAGE@sha256:… or --openface apptainer:FILE.sif. Without OpenFace, other models: aver extract "
     "--backend mediapipe."
 )
-DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"[^-\s].*@sha256:[0-9a-f]{64}")  # and no option of the runtime
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,10 @@ def _digest(path):
 
 
 def _mount(source, target, *flags):
-    """A bind mount as Docker and Apptainer both read it: fields of a CSV line, so that commas in names are quoted."""
+    """A bind mount as Docker and Apptainer both read it: CSV, where names with commas and line breaks are quoted."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(["type=bind", f"source={source}", f"destination={target}", *flags])
-    return line.getvalue()
+    csv.writer(line, lineterminator="\n").writerow(["type=bind", f"source={source}", f"destination={target}", *flags])
+    return line.getvalue().removesuffix("\n")
 
 
 def _stop(process):

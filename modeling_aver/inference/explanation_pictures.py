@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from ..analysis import plot_alignment
+from ..analysis import as_it_is, plot_alignment
 from .sync import CONFIDENT
 
 _FOR, _AGAINST = "#1f6f8b", "#e07a2f"
@@ -28,7 +28,7 @@ def occlusion_picture(explanation, title):
     bound = max(float(np.nanmax(np.abs(list(explanation.occlusion.values())), initial=0.0)), 1e-3)
     panels[-1].set(xlabel="time (s)", xlim=(0, explanation.ends[-1]), ylim=(-1.1 * bound, 1.1 * bound))
     alone = [f"{STREAM_WORDS[name]} alone {p:.2f}" for name, p in explanation.streams.items() if name != "both"]
-    heading = f"{title}: {explanation.label} {explanation.probability:.2f}"
+    heading = as_it_is(f"{title}: {explanation.label} {explanation.probability:.2f}")
     panels[0].set_title(f"{heading} ({', '.join(alone)})", loc="left", fontsize="medium")
     hidden = explanation.ends[0] - explanation.starts[0]
     lost = f"probability of {explanation.label} that is lost where {hidden:g} s are hidden: above 0, they spoke for it"
@@ -58,7 +58,7 @@ def attention_picture(attention, title):
         row[0].set_ylabel("time of the face (s)")
     for axes in panels[-1]:
         axes.set_xlabel("time of the sound (s)")
-    figure.suptitle(f"{title}: bright is much attention; dashed is the same moment", fontsize="medium")
+    figure.suptitle(f"{as_it_is(title)}: bright is much attention; dashed is the same moment", fontsize="medium")
     return _png(figure)
 
 

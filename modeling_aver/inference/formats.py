@@ -133,7 +133,8 @@ def _score(step):
 
 
 def _escaped(text):
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("-->", "--&gt;")
+    """A name on one line: an empty one would end the cue, and begin another."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("-->", "--&gt;")
 
 
 def _clock(seconds):

@@ -4,6 +4,8 @@ import io
 
 import numpy as np
 
+from ..analysis import as_it_is
+
 COLOURS = (
     "#c0392b",
     "#7a9e3a",
@@ -38,7 +40,7 @@ def timeline_picture(answer, labels, title=""):
     _draw_bands(bands, answer, labels, edges)
     _draw_faces(face, answer, edges)
     _draw_sound(sound, answer)
-    bands.set_title(title, loc="left", fontsize="medium")
+    bands.set_title(as_it_is(title), loc="left", fontsize="medium")
     sound.set(xlabel="time (s)", xlim=(edges[0], max(edges[-1], edges[0] + 1e-3)))
     figure.legend(loc="outside right upper", reverse=True, frameon=False)
     file = io.BytesIO()
@@ -56,7 +58,7 @@ def _draw_bands(axes, answer, labels, edges):
     top = np.cumsum(track, axis=1)
     for index, label in enumerate(labels):
         below = top[:, index - 1] if index else np.zeros(len(track))
-        axes.fill_between(seconds, below, top[:, index], color=colours[index], label=label, linewidth=0)
+        axes.fill_between(seconds, below, top[:, index], color=colours[index], label=as_it_is(label), linewidth=0)
     axes.set(ylabel="probability", ylim=(0, 1))
 
 

@@ -30,6 +30,7 @@ def plot_confusion(counts, labels, path):
     for (row, column), count in np.ndenumerate(counts):
         color = "white" if shares[row, column] > 0.6 else "black"
         axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize="small")
+    labels = [label.replace("$", r"\$") for label in labels]  # no formulas
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="answer of the model", ylabel="acted emotion")
