@@ -457,14 +457,14 @@ def data_push(
 
 def _load(model):
     """Model in evaluation mode and its processor, as a user of transformers loads them."""
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoModel
 
-    from . import AverForEmotionClassification
+    from . import AverForEmotionClassification, AverProcessor
 
     network = AutoModel.from_pretrained(_saved(model), trust_remote_code=False)
     if not isinstance(network, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(network).__name__}, not a model of this package.")
-    return network.eval(), AutoProcessor.from_pretrained(model, trust_remote_code=False)
+    return network.eval(), AverProcessor.from_pretrained(model, trust_remote_code=False)
 
 
 def _saved(model):

@@ -485,6 +485,16 @@ class AverProcessor(ProcessorMixin):
         """As [`AverFeatureExtractor.from_config`]."""
         return cls(AverFeatureExtractor.from_config(config, **kwargs))
 
+    @staticmethod
+    def get_possibly_dynamic_module(module_name):
+        """
+        As in transformers, but only for what feature extractors have in common: a file could name any other class as
+        an `audio_tokenizer`, to be loaded from wherever it says.
+        """
+        if module_name != "FeatureExtractionMixin":
+            raise ValueError(f"The processor's file names {module_name!r}, but AverProcessor has no such part.")
+        return ProcessorMixin.get_possibly_dynamic_module(module_name)
+
     def __call__(self, audio=None, action_units=None, **kwargs):
         """As [`AverFeatureExtractor.__call__`]."""
         return self.feature_extractor(audio, action_units, **kwargs)

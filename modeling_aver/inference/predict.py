@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 
+from ..configuration_aver import AverConfig
 from ..features import ExtractionError, ExtractorUnavailableError, MediaError
 from ..features.media import read_bytes
 from ..features.whole import WriteError, clear_stale, too_long, write_whole
-from ..modeling_aver import AverForEmotionClassification
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
 from ..processing_aver import AverProcessor, SpeakerProfile
 from ..windows import check_window, whole
@@ -86,10 +86,12 @@ def load_pipeline(model, speaker_profile=None, runtime="torch"):
     if runtime == "onnx":
         parts = {"model": OnnxModel(model), "processor": AverProcessor.from_pretrained(model, trust_remote_code=False)}
         return EmotionPipeline(**parts, task=TASK, device=OnnxModel.device, speaker_profile=profile)
-    recognize = pipeline(TASK, model=model, speaker_profile=profile, trust_remote_code=False)
-    if not isinstance(recognize.model, AverForEmotionClassification):
-        raise ValueError(f"{model} holds a {type(recognize.model).__name__}, not a model of this package.")
-    return recognize
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    if not isinstance(config, AverConfig):
+        raise ValueError(f"{model} holds a {config.model_type}, not a model of this package.")
+    processor = AverProcessor.from_pretrained(model, trust_remote_code=False)
+    options = {"config": config, "processor": processor, "speaker_profile": profile}
+    return pipeline(TASK, model=model, trust_remote_code=False, **options)
 
 
 def check_request(streams, timeline, window, hop, formats, out):
