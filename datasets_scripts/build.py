@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import datasets
-import filelock
 import pyarrow.parquet as pq
 
-from modeling_aver.features.whole import writing
+from modeling_aver.features.whole import alone, writing
 
 from .cards import render_card
 from .check import SchemaError, find_problems
@@ -141,24 +140,23 @@ def _workshop(out):
     by the next: the lock ends with the process.
     """
     work, is_new = out / WORK, not out.exists()
-    work.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(work / "lock", timeout=0)
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ValueError(
-            f"Another process builds {out} at this moment. Wait until it is done, or choose another folder: --out."
-        ) from None
-    try:
-        for left in set(work.iterdir()) - {work / "lock"}:
-            shutil.rmtree(left)
-        yield work
+        with alone(work / "lock", f"builds {out}"):
+            _clear(work)
+            try:
+                yield work
+            finally:
+                _clear(work)
     finally:
-        lock.release()
-        shutil.rmtree(work, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):  # it holds the build
+        with suppress(OSError):  # not empty: another process is at work in it, or it holds the build
+            work.rmdir()
+            if is_new:
                 out.rmdir()
+
+
+def _clear(work):
+    for path in set(work.iterdir()) - {work / "lock"}:
+        shutil.rmtree(path)
 
 
 def _replace(out, new):

@@ -435,3 +435,16 @@ def test_an_empty_folder_and_one_that_is_not_there_are_told(extractor, model, tm
 
 def find_faces_in(folder):
     return FacesOfTables(TrackFolder(folder, name_of=str))
+
+
+def test_a_second_prediction_into_the_same_folder_is_refused_while_the_first_is_at_it(
+    recognize, clips, extractor, tmp_path
+):
+    found, faces, out = find_clips([clips]), FacesOfExtractor(extractor), tmp_path / "out"
+
+    def second(name, seconds):
+        with pytest.raises(ValueError, match=f"Another process writes predictions to {out} at this moment. Wait"):
+            predict_clips(recognize, found, faces, out)
+
+    assert len(predict_clips(recognize, found, faces, out, watch=second).done) == 4
+    assert hidden_files(out) == [] and len(predict_clips(recognize, found, faces, out).done) == 4

@@ -7,6 +7,8 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
+
 PART = ".part"
 LONGEST_NAME = 255  # bytes that filesystems allow
 STALE = 3600.0  # seconds after which nobody writes to a part any more: the process was killed
@@ -48,6 +50,34 @@ def writing(path):
         raise WriteError(
             f"{path} cannot be written: {reason}. Make room or choose another place; what is there already is kept."
         ) from error
+
+
+@contextmanager
+def alone(lock, task):
+    """
+    One process at a time: the block runs under a lock that ends with the process, however it ends.
+
+    Args:
+        lock (`Path`): File of the lock; removed afterwards.
+        task (`str`): What must not be done twice at once, as "builds folder".
+
+    Raises:
+        `ValueError`: if another process has it. [`WriteError`]: if there is no room or no right for the lock.
+    """
+    with writing(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(lock, timeout=0)
+        try:
+            held.acquire()
+        except filelock.Timeout:
+            raise ValueError(
+                f"Another process {task} at this moment. Wait until it is done, or choose another folder: --out."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.release()
 
 
 def too_long(path):

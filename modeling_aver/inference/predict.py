@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from transformers import AutoConfig, pipeline
 from ..configuration_aver import AverConfig
 from ..features import ExtractionError, ExtractorUnavailableError, MediaError
 from ..features.media import read_bytes
-from ..features.whole import WriteError, clear_stale, too_long, write_whole
+from ..features.whole import WriteError, alone, clear_stale, too_long, write_whole
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
 from ..processing_aver import AverProcessor, SpeakerProfile
 from ..windows import check_window, whole
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 3.0  # seconds. Clips of CREMA-D last two to three, of RAVDESS three to five
 TIMELINES = "timelines"  # folder of the timelines, so that no clip's name is that of another file
+LOCK = ".predicting"  # of two runs into one folder, the later would write over the answers of the other
 SAVE_EVERY = 5.0  # seconds between two savings of what is done
 
 
@@ -144,23 +145,24 @@ def predict_clips(
         [`Predictions`]
 
     Raises:
-        `ValueError`: where `out` holds answers under other settings. `ExtractorUnavailableError`: if no clip can be
-        extracted. `WriteError`: if `out` takes no more.
+        `ValueError`: where `out` holds answers under other settings, or another process writes to it.
+        `ExtractorUnavailableError`: if no clip can be extracted. `WriteError`: if `out` takes no more.
     """
     features = None if faces is None else str(faces.identity)
     settings = {"model": _fingerprint(recognize.model), "streams": streams, "features": features, **(timing or {})}
     if profile := recognize._forward_params.get("speaker_profile"):
         settings["speaker_profile"] = profile.digest()
     run = _Run(recognize, faces, out and Path(out), streams, timing, batch_size, formats, watch or _nobody)
-    run.open(settings)
-    run.predictions.failed.update((outcome.clip, outcome.reason) for outcome in found[1])
-    try:
-        run.work([clip for clip in found[0] if not run.is_done(clip)])
-    except BaseException:
-        with suppress(WriteError):  # what broke the run off is told, not that the rest found no room either
-            run.save()
-        raise
-    run.save()
+    with nullcontext() if out is None else alone(run.out / LOCK, f"writes predictions to {out}"):
+        run.open(settings)
+        run.predictions.failed.update((outcome.clip, outcome.reason) for outcome in found[1])
+        try:
+            run.work([clip for clip in found[0] if not run.is_done(clip)])
+        except BaseException:
+            with suppress(WriteError):  # what broke the run off is told, not that the rest found no room either
+                run.save()
+            raise
+        run.save()
     return run.predictions
 
 
