@@ -18,7 +18,6 @@ from modeling_aver.cli import app
 from modeling_aver.training import checkpoints
 from modeling_aver.training.checkpoints import last_complete
 
-
 # ── checkpoints that were changed ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -43,6 +42,7 @@ def test_a_checkpoint_that_would_run_code_is_passed_over_and_never_runs_it(recip
     assert not trace.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_code_in_a_checkpoint_does_not_run_where_nobody_looked_before_either(recipe, run, tmp_path, monkeypatch, name):
     trace = tmp_path / "trace"

@@ -117,8 +117,21 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("address", [CREATE, BATCH, LARGE, COMMIT])
-@pytest.mark.parametrize("fault", MOMENTS)
+# One of each every day, all of them at all addresses in the slow stage.
+DAILY = {
+    ("a connection that breaks off", LARGE),
+    ("an answer that is lost", COMMIT),
+    ("500 once", CREATE),
+    ("429 with a time to wait", BATCH),
+}
+FAULTS = [
+    pytest.param(fault, address, marks=() if (fault, address) in DAILY else pytest.mark.slow)
+    for fault in MOMENTS
+    for address in (CREATE, BATCH, LARGE, COMMIT)
+]
+
+
+@pytest.mark.parametrize(("fault", "address"), FAULTS)
 def test_what_fails_for_a_moment_is_tried_again_and_the_repository_is_whole(run, faulty, naps, fault, address):
     left = faulty(address, MOMENTS[fault])
     push_run(run, "org/aver")
@@ -129,8 +142,15 @@ def test_what_fails_for_a_moment_is_tried_again_and_the_repository_is_whole(run,
     assert "429" not in fault or 4.0 in naps or address in (CREATE, COMMIT), "as long as the Hub asked for"
 
 
-@pytest.mark.parametrize("address", [CREATE, LARGE, COMMIT])
-@pytest.mark.parametrize("fault", [drops, says(500, "oops")], ids=["dropped", "500"])
+@pytest.mark.parametrize(
+    ("fault", "address"),
+    [
+        pytest.param(drops, CREATE, id="dropped where it is made"),
+        pytest.param(drops, LARGE, id="dropped while weights are sent", marks=pytest.mark.slow),
+        pytest.param(says(500, "oops"), LARGE, id="500 for weights", marks=pytest.mark.slow),
+        pytest.param(says(500, "oops"), COMMIT, id="500 for the commit"),
+    ],
+)
 def test_a_hub_that_never_recovers_is_given_up_and_a_later_push_completes_it(run, faulty, naps, fault, address):
     left = faulty(address, *[fault] * 1000)
     outcome = aver("push", run, "org/aver")
@@ -169,7 +189,7 @@ def test_a_hub_that_asks_to_wait_for_a_day_is_not_waited_for(run, faulty, naps):
     assert sum(naps) < 60
 
 
-@pytest.mark.parametrize("address", [CREATE, LARGE, COMMIT])
+@pytest.mark.parametrize("address", [CREATE, LARGE, pytest.param(COMMIT, marks=pytest.mark.slow)])
 def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(run, faulty, monkeypatch, address):
     monkeypatch.setattr(uploads, "TIMEOUT", 0.2)
     left = faulty(address, is_silent)
@@ -230,6 +250,7 @@ def clips_at(hub):
     return set(repository["commits"][repository["refs"]["main"]]["files"]) if repository else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["a connection that breaks off", "an answer that is lost", "500 once"])
 def test_clips_are_pushed_whole_over_a_fault(built, faulty, fault):
     for address in (CREATE, LARGE, "/api/datasets/org/clips/commit/main"):
