@@ -9,6 +9,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from modeling_aver.features.whole import WriteError, writing
+
 PATIENCE = 5  # attempts in a row that bring no byte
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 2**18  # bytes
@@ -51,18 +53,21 @@ def fetch(file, folder, watch=lambda num_bytes: None):
 
     Raises:
         [`DownloadError`]: if the server cannot be reached, refuses, stops sending, or sends wrong bytes.
+        [`~features.whole.WriteError`]: if it cannot be written; what arrived is kept, and gone on from.
     """
     path = Path(folder) / file.path
     if path.is_file() and file.size in (None, path.stat().st_size):
         watch(path.stat().st_size)
         return path
     part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
     if part.is_file():
         watch(part.stat().st_size)
     _fetch_whole(file, part, watch)
     _check(file, part)
-    part.replace(path)
+    with writing(path):
+        part.replace(path)
     return path
 
 
@@ -89,6 +94,8 @@ def _fetch_whole(file, part, watch):
             if error.code < 500 and error.code not in (408, 416, 429):
                 raise DownloadError(f"{file.url} is refused: {error.code} {error.reason}.") from error
             reason = f"{error.code} {error.reason}"
+        except WriteError:  # another attempt finds the same disk
+            raise
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
         vain = 0 if _size(part) > most else vain + 1
@@ -118,12 +125,12 @@ def _attempt(file, part, watch):
 
 
 def _append(answer, part, file, watch):
-    with open(part, "ab") as out:
-        while chunk := answer.read(CHUNK):
+    while chunk := answer.read(CHUNK):
+        with writing(part), open(part, "ab") as out:
             out.write(chunk)
-            watch(len(chunk))
-            if file.size is not None and out.tell() > file.size:
-                break  # whatever this is, it is not the file; the check says so
+        watch(len(chunk))
+        if file.size is not None and _size(part) > file.size:
+            break  # whatever this is, it is not the file; the check says so
 
 
 def _continues(answer, start):

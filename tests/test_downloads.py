@@ -8,11 +8,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from faults import full_disk, read_only
 from made_up_corpora import tiny_sound
 from rich.console import Console
 
 from datasets_scripts import downloads, load_crema_d, load_ravdess, transfer
 from datasets_scripts.transfer import DownloadError, RemoteFile, fetch
+from modeling_aver.features.whole import WriteError
 
 CONTENT = bytes(range(256)) * 40
 SIZE = 10_240  # bytes
@@ -108,6 +110,24 @@ def test_the_file_arrives_whole_whatever_the_connection_does(server, tmp_path, m
     assert path == tmp_path / "a" / "file.zip" and path.read_bytes() == CONTENT
     assert sum(seen) == SIZE  # the progress bar ends at the end
     assert [found.name for found in path.parent.iterdir()] == ["file.zip"]
+
+
+def test_a_disk_that_is_full_is_told_at_once_and_what_arrived_is_gone_on_from(server, tmp_path):
+    with full_disk(tmp_path / "disk", free=6_000) as fill_up:  # of 10,240 bytes; a page of 4,096 fits
+        fill_up()
+        with pytest.raises(WriteError, match="file.zip.part cannot be written: No space left on device. Make room"):
+            fetch(remote(server), tmp_path / "disk")
+        assert len(server.requests) == 1, "another attempt would find the same disk"
+        (tmp_path / "disk" / "ballast").unlink()
+        assert fetch(remote(server), tmp_path / "disk").read_bytes() == CONTENT
+        assert server.requests[-1][1] == "bytes=4096-"
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_fetched(server, tmp_path):
+    (tmp_path / "here").mkdir()
+    with read_only(tmp_path / "here"), pytest.raises(WriteError, match="file.zip.part cannot be written"):
+        fetch(remote(server), tmp_path / "here")
+    assert not server.requests
 
 
 def test_a_later_run_asks_only_for_the_rest(server, tmp_path):
