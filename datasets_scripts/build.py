@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -345,7 +346,9 @@ def push_build(folder, repo_id, *, private=False):
 
     check_shards(folder)
     api = HfApi()
-    with_patience(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), repo_id)
+    command = f"aver data push {folder} {repo_id}{' --private' if private else ''}"
+    patiently = partial(with_patience, repo_id=repo_id, command=command)
+    patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True))
     upload = {
         "repo_id": repo_id,
         "repo_type": "dataset",
@@ -354,4 +357,4 @@ def push_build(folder, repo_id, *, private=False):
         "delete_patterns": ["data*/*.parquet"],
         "commit_message": "Clips, splits and card",
     }
-    return with_patience(lambda: api.upload_folder(**upload), repo_id).commit_url
+    return patiently(lambda: api.upload_folder(**upload)).commit_url

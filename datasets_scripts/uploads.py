@@ -19,13 +19,13 @@ class UploadError(OSError):
     """What the Hub did not take, with its reason and what to do."""
 
 
-def with_patience(step, repo_id, sleep=time.sleep):
+def with_patience(step, repo_id, command, sleep=time.sleep):
     """
     Does one step of an upload, which has to be one that may be done twice.
 
     Args:
         step (`Callable[[], Any]`): Such as a commit: the Hub takes it whole, or not at all.
-        repo_id (`str`): For the message.
+        repo_id (`str`), command (`str`): For the message: what was pushed to, and what pushes it again.
         sleep (`Callable[[float], None]`, *optional*): Waits so many seconds.
 
     Returns:
@@ -47,7 +47,7 @@ def with_patience(step, repo_id, sleep=time.sleep):
         except (HTTPError, RuntimeError) as error:
             cause = _cause(error)
             if not _is_momentary(cause) or attempt == ATTEMPTS - 1:
-                raise UploadError(_told(cause, repo_id)) from error
+                raise UploadError(_told(cause, repo_id, command)) from error
             wait = BACKOFF * 2**attempt
             logger.warning("%s: %s. Trying again in %.0f s.", repo_id, _reason(cause), wait)
             sleep(wait)
@@ -57,7 +57,7 @@ def _refuse_long_waits(response):
     """The client itself would wait as long as it is told to, a day if need be."""
     wait = response.headers.get("Retry-After", "")
     if response.status_code == 429 and wait.isdigit() and int(wait) > LONGEST_WAIT:
-        raise UploadError(f"The Hub is busy and asks to come back in {int(wait)} s: run the command again then.")
+        raise UploadError(f"The Hub is busy and asks to come back in {int(wait)} s: push again then.")
 
 
 def _cause(error):
@@ -84,9 +84,9 @@ def _reason(error):
     )
 
 
-def _told(error, repo_id):
+def _told(error, repo_id, command):
     if _is_momentary(error):
-        advice = "Nothing is there by halves. Run the command again later: what has arrived is not sent twice."
+        advice = f"Nothing is there by halves. Push again later, what has arrived is not sent twice: {command}"
     elif error.response.status_code in (401, 403):
         advice = "Log in with a token that may write there (hf auth login, or HF_TOKEN), or name another repository."
     else:

@@ -143,3 +143,12 @@ def test_a_saved_model_that_was_damaged_is_named_and_answers_nothing(saved, tmp_
     with pytest.raises(ValueError, match=message):
         raise outcome.exception
     assert "\n" not in str(outcome.exception) and str(model) in str(outcome.exception)
+
+
+def test_training_does_not_go_on_from_a_model_that_lacks_weights(undisturbed, tmp_path):
+    model = Path(shutil.copytree(undisturbed / "checkpoint-2", tmp_path / "model"))
+    without_a_weight(model / "model.safetensors")
+    recipe = tmp_path / "on.yaml"
+    recipe.write_text(f"model_name_or_path: {model}\nmax_steps: 1\nuse_cpu: true\n")
+    with pytest.raises(ValueError, match="lacks 1 of the model's .* such as classifier.bias: they would be random"):
+        trained(recipe, tmp_path / "run")

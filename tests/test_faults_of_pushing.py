@@ -157,7 +157,7 @@ def test_a_hub_that_never_recovers_is_given_up_and_a_later_push_completes_it(run
     assert outcome.exit_code == 1 and isinstance(outcome.exception, UploadError)
     told = str(outcome.exception)
     assert "\n" not in told and told.startswith("org/aver was not pushed: the Hub ")
-    assert told.endswith("Run the command again later: what has arrived is not sent twice.")
+    assert told.endswith(f"Push again later, what has arrived is not sent twice: aver push {run} org/aver")
     assert len(left) > 900 and sum(naps) < 120, "seconds in all"
     assert commits(faulty.hub) in ([], [("initial commit", set())])
     left.clear()

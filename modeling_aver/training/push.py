@@ -1,7 +1,9 @@
 """A finished run to the Hub: exactly the files that somebody else needs, and never a pickle."""
 
 import json
+import shlex
 from fnmatch import fnmatch
+from functools import partial
 
 from safetensors import SafetensorError, safe_open
 
@@ -50,23 +52,24 @@ def push_run(folder, repo_id, *, private=False, token=None, revision=None):
     run = FinishedRun.read(folder)
     files = find_pieces(run)
     api = HfApi(token=token)
-    repo_id = with_patience(
-        lambda: api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id,  # None: as its owner wants
-        repo_id,
+    patiently = partial(with_patience, repo_id=repo_id, command=_command(folder, repo_id, private))
+    repo_id = patiently(
+        lambda: api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id  # None: as its owner wants
     )
     card = (run.folder / "README.md").read_text(encoding="utf-8").replace(REPOSITORY, repo_id)
-    commit = with_patience(lambda: _commit(api, repo_id, run, files, card, revision), repo_id)
+    commit = patiently(lambda: _commit(api, repo_id, run, files, card, revision))
     if REVISION not in card:
         return commit.commit_url
     pinned, message = card.replace(REVISION, commit.oid).encode(), "The card names the commit to pin"
-    return with_patience(
-        lambda: (
-            api.create_commit(
-                repo_id, [CommitOperationAdd("README.md", pinned)], commit_message=message, revision=revision
-            ).commit_url
-        ),
-        repo_id,
+    operations = [CommitOperationAdd("README.md", pinned)]
+    return patiently(
+        lambda: api.create_commit(repo_id, operations, commit_message=message, revision=revision).commit_url
     )
+
+
+def _command(folder, repo_id, private):
+    """What pushes a run that is there, whoever began to push it."""
+    return shlex.join(["aver", "push", str(folder), repo_id, *(["--private"] if private else [])])
 
 
 def _commit(api, repo_id, run, files, card, revision):

@@ -1,5 +1,7 @@
 """From arguments to the objects that are trained: processor and model, and what must agree with the clips."""
 
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig
 
@@ -12,6 +14,7 @@ from .collation import AverDataCollator
 from .encoding import fill_cache, fit_audio_standardization
 from .feature_cache import FeatureCache
 from .profiles import audio_identity, profiles_of_clips
+from .saved_model import check_saved_model
 
 
 def build_processor(model_args, train_dataset, feature_identity=None):
@@ -192,6 +195,8 @@ def _new_model(model_args, labels, extractor):
 
 def _from_checkpoint(model_args, labels):
     source, revision = model_args.model_name_or_path, model_args.model_revision
+    if Path(source).is_dir():
+        check_saved_model(source)
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     check_labels(config, labels)
     changed = [name for name, value in model_args.config_values().items() if getattr(config, name) != value]
