@@ -11,6 +11,7 @@ import pandas as pd
 
 from modeling_aver.features import FeatureIdentity, MediaError
 from modeling_aver.features.extractor import checked_track
+from modeling_aver.features.media import one_line
 
 FRAME_RATE = 30_000 / 1_001  # Hz
 _BOX = ("FaceRectWidth", "FaceRectHeight")
@@ -41,13 +42,16 @@ def read_felt(content, name, smoothed=None):
     try:
         table = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", usecols=_is_read)
     except (ValueError, pd.errors.ParserError, UnicodeError) as error:
-        raise MediaError(f"{name} is not a table of Py-Feat: {error}") from error
+        raise MediaError(f"{name} is not a table of Py-Feat: {one_line(error)}") from error
     units = [column for column in table if re.fullmatch(r"AU\d\d", column)]
     missing = [column for column in _READ if column not in table] + ([] if units else ["AU01, AU02, …"])
     if missing:
         raise MediaError(f"{name} lacks the Py-Feat columns {', '.join(missing)}.")
-    table = _one_face(table.apply(pd.to_numeric, errors="coerce"))
-    features = table[units].to_numpy(np.float32)
+    try:
+        table = _one_face(table.apply(pd.to_numeric, errors="coerce"))
+    except OverflowError as error:
+        raise MediaError(f"{name} holds a number of hundreds of digits: is it damaged?") from error
+    features = table[units].to_numpy()
     settings = {} if smoothed is None else {"smoothed": smoothed}
     identity = FeatureIdentity("pyfeat", "0.6.2", settings, tuple(units))
     return checked_track(name, table["frame"] / FRAME_RATE, features, np.isfinite(features).all(axis=1), identity)

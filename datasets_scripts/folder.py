@@ -10,6 +10,7 @@ import datasets
 import pandas as pd
 
 from modeling_aver.features import MediaError, read_audio
+from modeling_aver.features.media import one_line
 
 from .schema import ClipBuilder, ClipConfig, load, stream_columns
 from .splits import PARTS, SplitError, check_speakers, cut_validation, speakers_of_parts
@@ -126,7 +127,7 @@ def read_clips_table(path):
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror}. It should hold file,label,speaker.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise MediaError(f"{path.name} is not a CSV in UTF-8: {error}") from error
+        raise MediaError(f"{path.name} is not a CSV in UTF-8: {one_line(error)}") from error
     missing = [column for column in ("file", "label", "speaker") if column not in table]
     if missing:
         raise MediaError(f"{path.name} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}.")

@@ -332,7 +332,9 @@ def _decoded(source, sampling_rate):
     except ImportError as error:
         raise ImportError("Sound files are read by PyAV (pip install av). Or give samples: {'audio': …}.") from error
     file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    with av.open(file, container_options={"protocol_whitelist": "file,crypto,data"}) as container:
+    with av.open(
+        file, container_options={"protocol_whitelist": "file,crypto,data"}, metadata_errors="replace"
+    ) as container:
         if not container.streams.audio:
             raise ValueError(f"{'The file' if isinstance(source, bytes) else source} has no sound.")
         resampler, start, pieces = av.AudioResampler(format="fltp", rate=sampling_rate), 0.0, []

@@ -435,6 +435,10 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"`audio_feature_extractor` ({extractor_type!r}) must be one of {', '.join(AUDIO_FEATURE_EXTRACTORS)}."
             )
+        for name in ("sampling_rate", "num_action_units"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` ({value!r}) must be a positive integer.")
         if not _is_number(self.video_frame_rate) or not self.video_frame_rate > 0:
             raise ValueError(
                 f"`video_frame_rate` ({self.video_frame_rate}) must be a positive number of frames a second."

@@ -161,7 +161,7 @@ def _plain_samples(content, sampling_rate):
 def _sound(source, sampling_rate, name):
     """Pieces (num_samples,) of float32; the first sample is the container's first moment."""
     try:
-        with av.open(source, container_options=LOCAL_ONLY) as container:
+        with av.open(source, container_options=LOCAL_ONLY, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise MissingStreamError(f"{name} has no sound: it holds {_described(container)}.")
             _check_decoder(container.streams.audio[0], name)
@@ -242,7 +242,7 @@ def _timed_frames(path):
     name = Path(path).name
     check_is_media(_head(path), name)
     try:
-        with av.open(_address(path), container_options=LOCAL_ONLY) as container:
+        with av.open(_address(path), container_options=LOCAL_ONLY, metadata_errors="replace") as container:
             yield from _checked_frames(container, name)
     except av.FFmpegError as error:
         raise MediaError(f"{name} cannot be decoded ({error.strerror}). Is it damaged or cut short?") from error

@@ -153,7 +153,7 @@ def _deleted_after(paths):
 def _seconds(path):
     """When a media file ends, by its packets: headers may promise anything."""
     try:
-        with av.open(str(path), container_options=LOCAL_ONLY) as container:
+        with av.open(str(path), container_options=LOCAL_ONLY, metadata_errors="replace") as container:
             start = (container.start_time or 0) / av.time_base
             ends = (packet.pts * packet.time_base for packet in container.demux() if packet.pts is not None)
             return float(max(ends, default=0)) - start

@@ -188,7 +188,8 @@ class _Run:
         try:
             before = json.loads(read_bytes(path))
             done = {one.pop("clip"): one for one in before["clips"]}
-        except (ValueError, KeyError, TypeError) as error:
+            before["settings"].keys()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is not what aver predict writes ({error}). Choose another folder: --out."
             ) from error

@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from ..configuration_aver import AverConfig
+from ..features.media import one_line
 from .adapters import require_peft
 from .results import PROTOCOLS
 
@@ -285,12 +286,14 @@ def _check_adapters_are_whole(model_args, training_args):
 def _checked_recipe(parser, path):
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"The recipe {path} cannot be read: {error}") from error
+    except (OSError, UnicodeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"The recipe {path} cannot be read: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"The recipe {path} must be a mapping of names to values, but is a {type(values).__name__}.")
     known = {action.dest for action in parser._actions}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(str(name) for name in values if name not in known)
     if unknown:
-        raise ValueError(f"The recipe {path} sets {', '.join(unknown)}, which no argument is called. See --help.")
+        raise ValueError(
+            f"The recipe {path} sets {one_line(', '.join(unknown))}, which no argument is called. See --help."
+        )
     return values

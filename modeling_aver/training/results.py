@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .. import __version__
+from ..features.media import one_line
 from ..features.whole import write_whole as write_bytes_whole
 from .metrics import confusion, recall_of_counts
 from .statistics import score_intervals
@@ -82,7 +83,7 @@ def read_predictions(path):
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV of predictions: {str(error).strip()}") from error
+        raise ValueError(f"{path} is no CSV of predictions: {one_line(error)}") from error
     lacking = [name for name in PREDICTION_COLUMNS if name not in table]
     if lacking:
         raise ValueError(

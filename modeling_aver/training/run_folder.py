@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..configuration_aver import AverConfig
+from ..features.media import one_line
 from .metrics import confusion
 from .results import read_predictions
 
@@ -51,9 +52,21 @@ class FinishedRun:
             `ValueError`: if a piece is missing or cannot be read, or if the pieces are of different runs.
         """
         folder = Path(folder)
+        try:
+            run = cls._of(folder)
+            run.check()
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder} holds files that train_hf.py did not write so ({type(error).__name__}: {one_line(error)}). "
+                "Train again, or name another run."
+            ) from error
+        return run
+
+    @classmethod
+    def _of(cls, folder):
         results = _read_results(folder)
         for kind in ("fold", "seed"):
-            if several := list(results.get(f"{kind}s", ())):
+            if several := list(results.get(f"{kind}s") or ()):
                 raise ValueError(
                     f"{folder} brings {len(several)} runs together and holds no model. Name one of them, such as "
                     f"{folder / f'{kind}_{several[0]}'}."
@@ -63,7 +76,7 @@ class FinishedRun:
                 raise ValueError(f"{folder} lacks {name}: name the folder that train_hf.py wrote.")
         processor = read_json(folder / "processor_config.json")
         scored = "confusion" in results
-        run = cls(
+        return cls(
             folder=folder,
             results=results,
             config=AverConfig.from_pretrained(folder),
@@ -72,8 +85,6 @@ class FinishedRun:
             log=_read_log(folder / "trainer_state.json"),
             training=_read_optional(folder / "training_args.json"),
         )
-        run.check()
-        return run
 
     def check(self):
         """Raises `ValueError` if the results are not of these predictions, or the model has other labels."""
