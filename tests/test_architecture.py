@@ -100,3 +100,17 @@ def test_importing_the_package_loads_neither_media_nor_training_nor_plots():
         for text in (code, before)
     ]
     assert set(ast.literal_eval(run[0].stdout)) <= set(ast.literal_eval(run[1].stdout)) | {"sklearn"}, run[0].stdout
+
+
+@pytest.mark.slow
+def test_the_commands_help_loads_no_more_than_the_package():
+    heavy = ("av", "datasets", "evaluate", "matplotlib", "mediapipe", "gradio", "cv2", "onnxruntime", "pandas")
+    code = f"""
+import sys, modeling_aver
+before = set(sys.modules)
+from modeling_aver.cli import app
+app(["--help"], standalone_mode=False)
+print([name for name in {heavy} if name in sys.modules and name not in before])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "predict" in run.stdout and run.stdout.splitlines()[-1] == "[]"
