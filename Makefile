@@ -4,6 +4,9 @@ PYTHON ?= python3
 # Installed first, so that its build is your choice: TORCH="torch --index-url …", or TORCH=torch for the newest.
 TORCH ?= torch==2.13.0
 
+# Those of `make bench`, minutes each; benchmarks/README.md tells of all.
+BENCHMARKS := import_time data_path training_throughput cost_curves fusion_encoder whole_model ctm_loss
+
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -26,7 +29,7 @@ check: $(READY)
 	$(MAKE) test
 
 bench: $(READY)
-	$(BIN)/python benchmarks/alignment_probe.py
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv runs build dist *.egg-info
