@@ -98,11 +98,11 @@ CURVES = {
     "number of clips": {"build": number_of_clips, "unit": "clips", "values": [8, 16, 32, 64]},
     "recording length": {"build": recording_length, "unit": "minutes", "values": [1, 2, 4, 8]},
 }
-READING = """Linear by nature: the number of clips, the batch, and a recording in windows, each of which costs what any
-other costs. Quadratic by nature: attention within one clip, in the audio encoder and in the fusion, whose tokens are
-those of both streams (80 a second), and the matching of all audio with all video frames (CTM). At a few seconds, what
-corpora hold, layers that are linear in the tokens outweigh it; towards 30 s, the most that is heard at once, the
-exponent rises above 1. Longer recordings go in windows."""
+READING = """p: exponent of a power of the value, by least squares in the logarithms. Linear by nature: the number of
+clips, the batch, and a recording in windows, each of which costs what any other costs. Quadratic by nature: attention
+within one clip, in the audio encoder and in the fusion, whose tokens are those of both streams (80 a second), and the
+matching of all audio with all video frames (CTM). At a few seconds, what corpora hold, layers that are linear in the
+tokens outweigh it; towards 30 s, the most that is heard at once, it counts. Longer recordings go in windows."""
 
 
 def fitted_exponent(values, costs):
@@ -147,7 +147,7 @@ def table(curves):
                 "over": f"{name}, {first} to {last} {CURVES[name]['unit']}",
                 "seconds": f"{seconds[0]:.2f} to {seconds[-1]:.2f}",
                 "MiB": f"{curve['mebibytes'][0]:.0f} to {curve['mebibytes'][-1]:.0f}",
-                **{f"exponent of {what}": f"{value:.2f}" for what, value in summarize(curve).items()},
+                **{f"p, {what}": f"{value:.2f}" for what, value in summarize(curve).items()},
             }
         )
     return rows
@@ -166,6 +166,8 @@ def draw(figure, curves):
                 line = cost[-1] * (values / values[-1]) ** power
                 panel.loglog(values, line, style, color="black", linewidth=0.8, label=f"exponent {power}")
             panel.set_ylim(min(cost) / 2, max(cost) * 2)
+            panel.set_xticks(values, [f"{value:g}" for value in values])
+            panel.minorticks_off()
             panel.grid(alpha=0.25)
             if column == 0:
                 panel.set_ylabel(unit)

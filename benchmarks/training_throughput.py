@@ -45,7 +45,8 @@ from modeling_aver.training.trainer import AverTrainer
 NAME = "training_throughput"
 DURATIONS = Path(__file__).with_name("crema_d_durations.json")
 BATCH_SIZES, BATCH_SIZE, EPOCHS = (4, 8, 16, 32), 8, 10
-STEPS, CLIPS_A_PROCESS = 12, 4
+STEPS, CLIPS_A_PROCESS, CACHED = 12, 4, 6  # CACHED: clips of CREMA-D that are carried
+STRATEGIES = ("random", "grouped")
 WAV_HEADER, BYTES_A_SAMPLE = 44, 2
 
 
@@ -91,7 +92,7 @@ def padding(lengths):
             strategy: [
                 padding_share(lengths, epoch_batches(lengths, size, strategy, epoch)) for epoch in range(EPOCHS)
             ]
-            for strategy in ("random", "grouped")
+            for strategy in STRATEGIES
         }
         for size in BATCH_SIZES
     ]
@@ -121,7 +122,7 @@ def batches_by_length(lengths, rounds):
     """`dict`: clips and raw seconds by strategy, of as many batches spread evenly over an epoch."""
     lengths = np.random.default_rng(0).permutation(lengths)
     steps = {}
-    for strategy in ("random", "grouped"):
+    for strategy in STRATEGIES:
         batches = sorted(epoch_batches(lengths, BATCH_SIZE, strategy)[:-1], key=lambda batch: lengths[batch].max())
         steps[strategy] = Steps(lengths, batches[len(batches) // 12 :: len(batches) // 6])
     seconds = interleave(steps, rounds)
@@ -153,16 +154,9 @@ def launch(count):
 def work(folder):
     """One process of `processes`: trains, and the first writes its clips a second, of all processes together."""
     model, processor = small_model.small_model(dropout=0.0)
-    arguments = AverTrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=CLIPS_A_PROCESS,
-        max_steps=STEPS,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-    )
+    quiet = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    size = {"per_device_train_batch_size": CLIPS_A_PROCESS, "max_steps": STEPS}
+    arguments = AverTrainingArguments(output_dir=str(folder), use_cpu=True, **size, **quiet)
     rows = [small_model.row(2.5, seed) for seed in range(2 * STEPS * CLIPS_A_PROCESS)]
     trainer = AverTrainer(model, arguments, AverDataCollator(processor), train_dataset=rows, processor=processor)
     seconds = trainer.train().metrics["train_runtime"]
@@ -171,41 +165,50 @@ def work(folder):
         (Path(folder) / "rate.json").write_text(json.dumps(rate))
 
 
-def ratios_of(numbers):
-    """`dict[str, Ratio]`: seconds (per clip) of what is better over what it stands against."""
+def compared(numbers):
+    """`dict[str, tuple]`: clips a second of both, and the [`Ratio`] of the first's time for a clip to the second's."""
     batches, cache, rates = numbers["batches"], numbers["cache"]["seconds"], numbers["processes"]
-    return {
-        "grouped / random batches": Ratio.of(batches["grouped"]["seconds"], batches["random"]["seconds"]),
-        "cached / from sound": Ratio.of(cache["cache"], cache["sound"]),
-        "two processes / one": Ratio.of(rates["1"], rates["2"]),
+    pairs = {
+        "grouped / random batches": [
+            np.array(batches[name]["seconds"]) / numbers["clips"] for name in STRATEGIES[::-1]
+        ],
+        "cached / from sound": [np.array(cache[name]) / CACHED for name in ("cache", "sound")],
+        "two processes / one": [1 / np.array(rates[count]) for count in ("2", "1")],
     }
+    return {name: (*(1 / np.median(one) for one in pair), Ratio.of(*pair)) for name, pair in pairs.items()}
 
 
 def tables(numbers):
     """Sections of the Markdown."""
     shares = [
         {"clips a batch": row["batch_size"]}
-        | {f"padding, {strategy}": f"{np.mean(row[strategy]):.1%}" for strategy in ("random", "grouped")}
+        | {f"padding, {strategy}": f"{np.mean(row[strategy]):.1%}" for strategy in STRATEGIES}
         | {"padded samples, grouped / random": f"{(1 - np.mean(row['random'])) / (1 - np.mean(row['grouped'])):.3f}"}
         for row in numbers["padding"]
     ]
-    ratios = ratios_of(numbers)
-    rates = {
-        "grouped / random batches": [numbers["clips"] / np.median(numbers["batches"][name]["seconds"]) for name in
-                                     ("grouped", "random")],
-        "cached / from sound": [6 / np.median(numbers["cache"]["seconds"][name]) for name in ("cache", "sound")],
-        "two processes / one": [np.median(numbers["processes"][count]) for count in ("2", "1")],
-    }  # fmt: skip
     steps = [
-        {"compared": name, "clips/s": " / ".join(f"{rate:.1f}" for rate in rates[name]), "time of a clip": str(ratio)}
-        for name, ratio in ratios.items()
+        {"compared": name, "clips/s": f"{first:.1f} / {second:.1f}", "time of a clip": str(ratio)}
+        for name, (first, second, ratio) in compared(numbers).items()
     ]
+    lengths = numbers["lengths"]
     return [
         markdown_table(shares),
         markdown_table(steps),
-        f"{numbers['lengths']['clips']} clips of {numbers['lengths']['shortest']:.2f} to "
-        f"{numbers['lengths']['longest']:.2f} s. {os.cpu_count()} cores; one process and two have one thread each.",
+        f"{lengths['clips']} clips of {lengths['shortest']:.2f} to {lengths['longest']:.2f} s. {os.cpu_count()} cores."
+        " Processes have one thread each.",
     ]
+
+
+def draw(figure, numbers):
+    """Padding by size of the batch, and what a clip costs."""
+    left, right = figure.subplots(1, 2)
+    sizes = [row["batch_size"] for row in numbers["padding"]]
+    for strategy, style in zip(STRATEGIES, ("o--", "o-"), strict=True):
+        shares = [100 * np.mean(row[strategy]) for row in numbers["padding"]]
+        left.plot(sizes, shares, style, color="#1f6f8b", label=strategy)
+    left.set(xticks=sizes, ylim=(0, None), xlabel="clips a batch", ylabel="padding, %")
+    left.legend()
+    draw_ratios(right, {name: ratio for name, (_, _, ratio) in compared(numbers).items()}, goal=1.0, floor=1.0)
 
 
 def main(
@@ -234,7 +237,7 @@ def main(
         command=f"python benchmarks/{NAME}.py {' '.join(sys.argv[1:])}".strip(),
         sections=tables(numbers),
         numbers=numbers,
-        draw=lambda figure: draw_ratios(figure.subplots(), ratios_of(numbers), goal=1.0, floor=1.0),
+        draw=lambda figure: draw(figure, numbers),
         out=out,
     )
 
