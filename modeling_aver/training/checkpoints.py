@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import zipfile
-import zlib
 from pathlib import Path
 
+import xxhash
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 ASIDE = "_unfinished"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
-_CHECKSUMS = "checksums.json"  # CRC-32 of the weights; the other binary files carry their own
+_CHECKSUMS = "checksums.json"  # XXH3 of the weights; the other binary files carry their own
 _CHUNK = 2**24  # bytes
 _NEEDED = (_STATE, "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
@@ -62,14 +62,14 @@ def _problem_of_weights(folder):
 
 
 def _checksum(path):
-    """CRC-32 of a file, or `None` where there is none."""
+    """`str`: XXH3 of a file, or `None` where there is none."""
     if not path.is_file():
         return None
-    checksum = 0
+    digest = xxhash.xxh3_64()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _missing(folder):
