@@ -74,6 +74,7 @@ CHANGES = {
     "weights without one": ("model.safetensors", without_a_weight),
     "weights of another shape": ("model.safetensors", of_another_shape),
     "a configuration that is garbage": ("config.json", garbage),
+    "checksums that are none": ("checksums.json", lambda path: path.write_text("[3]")),
     "a processor that is garbage": ("processor_config.json", garbage),
 }
 
@@ -119,6 +120,7 @@ SAVED = {
     "another shape": ("model.safetensors", of_another_shape, r"classifier.bias has the shape \(9,\), but .* \(6,\)"),
     "a garbled configuration": ("config.json", garbage, "config.json cannot be read"),
     "half a configuration": ("config.json", lambda path: path.write_text("{"), "config.json cannot be read"),
+    "a configuration that is a list": ("config.json", lambda path: path.write_text("[]"), "config.json .* a list"),
     "half a processor": (
         "processor_config.json",
         lambda path: path.write_text("{"),

@@ -55,7 +55,10 @@ def problem_of(folder):
 def _problem_of_weights(folder):
     if not (folder / _CHECKSUMS).is_file():
         return None  # of an earlier version, or taken from elsewhere
-    for name, checksum in json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8")).items():
+    checksums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+    if not isinstance(checksums, dict):
+        return f"{_CHECKSUMS} is no list of files with their checksums"
+    for name, checksum in checksums.items():
         if _checksum(folder / name) != checksum:
             return f"{name} does not hold what was saved: a copy or a disk changed it"
     return None

@@ -25,10 +25,7 @@ def check_saved_model(folder):
     """
     folder = Path(folder)
     for path in filter(Path.is_file, (folder / name for name in TEXTS)):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read ({error}). Copy or save the model again.") from error
+        values = _values_in(path)
         if path.name == "config.json" and values.get("model_type") != AverConfig.model_type:
             return
     shapes = {}
@@ -36,6 +33,16 @@ def check_saved_model(folder):
         shapes |= _shapes_in(path)
     if shapes:
         _check_shapes(folder, shapes)
+
+
+def _values_in(path):
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}). Copy or save the model again.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} cannot be read: it holds a {type(values).__name__}, and no values by their names.")
+    return values
 
 
 def _shapes_in(path):
