@@ -35,7 +35,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Cell:
-    """What one row of the table measures."""
+    """A row of the table."""
 
     work: str  # inference or training
     batch: int
@@ -118,8 +118,7 @@ def contenders(cell, **values):
     model = FusionEncoder(config(**values)).to(dtype)
     models = {"ours": model, "torch": torch_encoder(model).to(dtype)}
     audio, video, *times_and_masks = streams(cell.batch, cell.seconds, dtype)
-    tokens = torch.cat([audio, video], dim=1)
-    for states in (audio, video, tokens):
+    for states in (audio, video, tokens := torch.cat([audio, video], dim=1)):
         states.requires_grad_(training)  # as the layers before would
     inputs = {
         "ours": partial(models["ours"].train(training), audio, video, *times_and_masks),
@@ -230,7 +229,7 @@ def main():
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     results = measure(CELLS, arguments.rounds)
-    missing = [] if find_spec("rotary_embedding_torch") else ["`rotary-embedding-torch` was not installed."]
+    missing = "" if find_spec("rotary_embedding_torch") else " `rotary-embedding-torch` was not installed."
     publish(
         "fusion_encoder",
         "The fusion encoder beside torch's",
@@ -239,9 +238,8 @@ def main():
             f"Median over rounds, middle half in brackets; goal {GOAL:.2f}, floor {FLOOR:.2f}.",
             table(results["encoders"]),
             LEFT_OUT,
-            "Rotation of a query and a key tensor:",
+            f"Rotation of a query and a key tensor.{missing}",
             table(results["rotations"]),
-            *missing,
         ],
         numbers=results,
         draw=partial(draw, results=results),
