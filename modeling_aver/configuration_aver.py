@@ -235,7 +235,10 @@ class AverConfig(PreTrainedConfig):
             )
         if not isinstance(self.feature_identity, dict | None):
             raise ValueError(f"`feature_identity` ({self.feature_identity!r}) must be a dict with a name, or None.")
-        if not isinstance(self.id2label, dict | None) or not all(str(key).isdecimal() for key in self.id2label or ()):
+        labels = {} if self.id2label is None else self.id2label
+        if not isinstance(labels, dict) or not all(
+            str(key).isdecimal() and isinstance(label, str) for key, label in labels.items()
+        ):
             raise ValueError(f"`id2label` ({self.id2label!r}) must map the numbers 0, 1, 2 … to names.")
         if not isinstance(self.audio_config, dict | PreTrainedConfig | None):
             raise ValueError(

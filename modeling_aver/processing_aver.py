@@ -435,6 +435,9 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"`audio_feature_extractor` ({extractor_type!r}) must be one of {', '.join(AUDIO_FEATURE_EXTRACTORS)}."
             )
+        rate = audio.get("sampling_rate", self.sampling_rate)
+        if rate != self.sampling_rate:
+            raise ValueError(f"`audio_feature_extractor` has the sampling_rate {rate!r}, not {self.sampling_rate!r}.")
         for name in ("sampling_rate", "num_action_units"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

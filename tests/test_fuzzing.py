@@ -38,7 +38,7 @@ from modeling_aver.training.feature_cache import FeatureCache, clip_key
 from modeling_aver.training.results import read_predictions
 from modeling_aver.training.run_folder import FinishedRun
 
-EVERY_DAY, MANY = 12, 300
+EVERY_DAY, MANY = 12, 120
 LONGEST = 700  # characters of a line that a person still reads
 TRACK = read_openface(SAMPLE_DIR / "OpenFace" / "1001_DFA_ANG_XX.csv")
 OPENFACE = (SAMPLE_DIR / "OpenFace" / "1001_DFA_ANG_XX.csv").read_bytes()
@@ -95,14 +95,14 @@ def check_track(track):
 # ── tables of features ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@fuzzed(many=1500, content=damaged_table(OPENFACE))
+@fuzzed(many=400, content=damaged_table(OPENFACE))
 def test_a_damaged_table_of_openface_is_a_track_or_one_line(folder, content):
     track = read_or_refused(lambda: read_openface(content, name="clip.csv"), "clip.csv")
     check_track(track)
     assert track is None or track.features.shape[1] == 35
 
 
-@fuzzed(many=1500, content=damaged_table(FEATURES))
+@fuzzed(many=400, content=damaged_table(FEATURES))
 def test_a_damaged_table_of_features_is_a_track_or_one_line(folder, content):
     check_track(read_or_refused(lambda: read_features(written(folder, "clip.csv", content)), "clip.csv"))
 
@@ -118,14 +118,14 @@ def packed(suffix):
     return saved(f"clip{suffix}", lambda path: write_features(path, TRACK, {"file": "clip.flv"}))
 
 
-@fuzzed(many=800, content=damaged_bytes(packed(".npz"), tail=400))
+@fuzzed(many=300, content=damaged_bytes(packed(".npz"), tail=400))
 def test_a_damaged_npz_is_a_track_or_one_line(folder, content):
     path = written(folder, "clip.npz", content)
     check_track(read_or_refused(lambda: read_features(path), "clip.npz"))
     read_or_refused(lambda: read_header(path), "clip.npz")
 
 
-@fuzzed(many=800, content=damaged_bytes(packed(".parquet"), tail=6000))
+@fuzzed(many=300, content=damaged_bytes(packed(".parquet"), tail=6000))
 def test_a_damaged_parquet_file_is_a_track_or_one_line(folder, content):
     path = written(folder, "clip.parquet", content)
     check_track(read_or_refused(lambda: read_features(path), "clip.parquet"))
@@ -153,7 +153,7 @@ def zip_of_tables():
     return file.getvalue()
 
 
-@fuzzed(many=1500, content=damaged_bytes(zip_of_tables(), tail=200))
+@fuzzed(many=400, content=damaged_bytes(zip_of_tables(), tail=200))
 def test_a_damaged_zip_gives_files_or_one_line(folder, content):
     path = written(folder, "audio.zip", content)
     members = read_or_refused(lambda: find_members(path, {".csv"}), "audio.zip")
@@ -193,7 +193,7 @@ def test_a_damaged_record_of_a_build_is_read_or_named(folder, content):
     read_or_refused(lambda: Build.read(folder), RECORD)
 
 
-@fuzzed(many=150, content=damaged_bytes(CLIPS[3].read_bytes()[:60_000]))
+@fuzzed(many=80, content=damaged_bytes(CLIPS[3].read_bytes()[:60_000]))
 def test_a_damaged_recording_is_decoded_or_named(folder, content):
     path = written(folder, "clip.flv", content)
     sound = read_or_refused(lambda: read_audio(path), "clip.flv")
@@ -207,7 +207,7 @@ CONFIG = json.loads(aver_config(feature_identity={"name": "openface"}, audio_lay
 OWN_KEYS = {name for name in AverConfig.__annotations__ if name in CONFIG} | {"dtype", "id2label", "label2id"}
 
 
-@fuzzed(many=1000, change=changed_json(CONFIG, OWN_KEYS))
+@fuzzed(many=400, change=changed_json(CONFIG, OWN_KEYS))
 def test_a_configuration_of_odd_values_builds_a_model_or_names_the_key(folder, change):
     path, values = change
     config = read_or_refused(lambda: AverConfig.from_dict(values), path[-1], path[0])
@@ -235,10 +235,10 @@ EXTRACTOR = {
 SPEECH, FACE = np.zeros(4000, np.float32), np.zeros((8, 7))
 
 
-@fuzzed(many=1000, change=changed_json(EXTRACTOR, EXTRACTOR.keys() - {"feature_extractor_type"}))
+@fuzzed(many=400, change=changed_json(EXTRACTOR, EXTRACTOR.keys() - {"feature_extractor_type"}))
 def test_a_processor_of_odd_values_prepares_a_clip_or_names_the_value(folder, change):
     path, values = change
-    extractor = read_or_refused(lambda: AverFeatureExtractor.from_dict(values), *path, "num_action_units")
+    extractor = read_or_refused(lambda: AverFeatureExtractor.from_dict(values), *path, "action units")
     if extractor is None:
         return
     rate = values["sampling_rate"]
@@ -250,7 +250,7 @@ def test_a_processor_of_odd_values_prepares_a_clip_or_names_the_value(folder, ch
 PROFILE = SpeakerProfile(*(make(7) for make in (np.zeros, np.ones)), *(make((1, 24)) for make in (np.zeros, np.ones)))
 
 
-@fuzzed(many=1500, content=damaged_bytes(saved("anna.safetensors", PROFILE.save)))
+@fuzzed(many=400, content=damaged_bytes(saved("anna.safetensors", PROFILE.save)))
 def test_a_damaged_profile_is_a_profile_or_one_line(folder, content):
     path = written(folder, "anna.safetensors", content)
     profile = read_or_refused(lambda: SpeakerProfile.load(path), "anna.safetensors")
@@ -278,24 +278,24 @@ def parsed(path):
         return None
 
 
-@fuzzed(many=200, change=changed_json(RECIPE), content=damaged_bytes(yaml.safe_dump(RECIPE).encode()))
+@fuzzed(many=120, change=changed_json(RECIPE), content=damaged_bytes(yaml.safe_dump(RECIPE).encode()))
 def test_an_odd_recipe_is_parsed_or_refused_in_one_line(folder, change, content):
     path, values = change
     for recipe in (yaml.safe_dump(values).encode(), content):
         recipe = written(folder, "recipe.yaml", recipe)
-        read_or_refused(lambda recipe=recipe: parsed(recipe), "recipe.yaml", *path)
+        read_or_refused(lambda recipe=recipe: parsed(recipe), "recipe.yaml", "The arguments cannot be used", *path)
 
 
 PREDICTIONS = made_up_predictions().to_csv(index=False).encode()
 
 
-@fuzzed(many=800, content=damaged_table(PREDICTIONS))
+@fuzzed(many=300, content=damaged_table(PREDICTIONS))
 def test_damaged_predictions_are_a_table_or_one_line(folder, content):
     table = read_or_refused(lambda: read_predictions(written(folder, "predictions.csv", content)), "predictions.csv")
     assert table is None or (len(table) and table["utterance_id"].is_unique)
 
 
-@fuzzed(many=150, data=st.data())
+@fuzzed(many=80, data=st.data())
 def test_a_damaged_run_is_read_or_named(folder, data):
     whole, run = folder / "whole", folder / "run"
     if not whole.exists():
@@ -318,7 +318,7 @@ def _encoder():
 EXTRACTING = AverFeatureExtractor.from_config(aver_config())
 
 
-@fuzzed(many=400, data=st.data())
+@fuzzed(many=150, data=st.data())
 def test_a_damaged_feature_cache_gives_right_frames_or_none(folder, data):
     model = _encoder()
     row = {"utterance_id": "a", "audio": {"bytes": b"sound", "path": None}}

@@ -269,7 +269,13 @@ def parse_arguments(argv=None):
     parser = HfArgumentParser((ModelArguments, DataArguments, AverTrainingArguments))
     if argv and not argv[0].startswith("-"):
         parser.set_defaults(**_checked_recipe(parser, argv.pop(0)))
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(argv)
+    try:
+        model_args, data_args, training_args = parser.parse_args_into_dataclasses(argv)
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"The arguments cannot be used: {one_line(error)}. Is a value of the recipe of another kind than --help "
+            "says?"
+        ) from error
     _check_adapters_are_whole(model_args, training_args)
     return model_args, data_args, training_args
 

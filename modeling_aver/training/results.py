@@ -87,8 +87,8 @@ def read_predictions(path):
     lacking = [name for name in PREDICTION_COLUMNS if name not in table]
     if lacking:
         raise ValueError(
-            f"{path} lacks the columns {', '.join(lacking)}; it has {', '.join(table)}. A CSV of predictions has a "
-            f"row a clip, with {', '.join(PREDICTION_COLUMNS)}."
+            f"{path} lacks the columns {', '.join(lacking)}; it has {one_line(', '.join(table))}. A CSV of "
+            f"predictions has a row a clip, with {', '.join(PREDICTION_COLUMNS)}."
         )
     if table.empty:
         raise ValueError(f"{path} holds no clip.")
