@@ -10,7 +10,7 @@ BENCHMARKS := import_time data_path training_throughput cost_curves fusion_encod
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check bench clean
+.PHONY: demo test slow check lowest newest bench clean
 
 demo: $(READY)
 	$(BIN)/python train_hf.py modeling_aver/training/recipes/demo.yaml --output_dir runs/demo
@@ -28,11 +28,25 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(MAKE) test
 
+# The two ends of what pyproject.toml allows. Their environments are their own, and TORCH is not asked.
+lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/pip install --quiet packaging "setuptools>=77"
+	.venv-lowest/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv-lowest/bin/python tests/lowest_versions.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --requirement .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pytest -q -m "not slow"
+
+newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
+	.venv-newest/bin/python -m pytest -q -m "not slow"
+
 bench: $(READY)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv .venv-lowest .venv-newest runs build dist *.egg-info
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
