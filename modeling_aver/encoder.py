@@ -362,89 +362,12 @@ class FusionEncoder(PreTrainedModel):
         initialize(module, self.config.initializer_range)
 
 
-class ChannelStandardization(nn.Module):
-    """
-    Frames to zero mean and unit deviation in each channel of each layer, by the statistics of the training clips, or
-    by a speaker's own. Until [`~ChannelStandardization.set_statistics`] has put any in, frames stay as they are.
-    """
-
-    def __init__(self, num_layers, num_channels):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(num_layers, num_channels))
-        self.register_buffer("std", torch.ones(num_layers, num_channels))
-
-    def set_statistics(self, mean, std):
-        """Of the training clips, `(num_layers, num_channels)`; channels of deviation 0 keep their size."""
-        self.mean.copy_(mean)
-        self.std.copy_(std.masked_fill(std <= 0, 1.0))
-
-    def forward(self, frames, speaker_mean=None, speaker_std=None):
-        """
-        Args:
-            frames (`torch.Tensor` of shape `(batch_size, num_frames, num_layers, num_channels)`)
-            speaker_mean, speaker_std (`torch.Tensor` of shape `(batch_size, num_layers, num_channels)`, *optional*):
-                Where a deviation is 0 the speaker's statistics are unknown, and those of training stand in.
-
-        Returns:
-            `torch.Tensor` of the shape and type of `frames`; computed in float32, for some channels have means a
-            hundred times their deviation.
-        """
-        mean, std = self.mean.float(), self.std.float()
-        if speaker_mean is not None:
-            known = speaker_std > 0
-            mean = torch.where(known, speaker_mean.float(), mean)[:, None]
-            std = torch.where(known, speaker_std.float(), std)[:, None]
-        return ((frames.float() - mean) / std).to(frames.dtype)
-
-
-class LayerMix(nn.Module):
-    """Mean of several layers' frames with learned weights, a softmax; they begin equal."""
-
-    def __init__(self, num_layers):
-        super().__init__()
-        self.scores = nn.Parameter(torch.zeros(num_layers))
-
-    def forward(self, frames):
-        """`(batch_size, num_frames, num_layers, num_channels)` to `(batch_size, num_frames, num_channels)`."""
-        return torch.einsum("btlc,l->btc", frames, self.scores.softmax(dim=0).to(frames.dtype))
-
-
-def pool_frames(frames, mask, stride):
-    """
-    Means of `stride` frames in a row, of the real ones among them: fewer tokens for the fusion.
-
-    Args:
-        frames (`torch.Tensor` of shape `(batch_size, num_frames, …)`)
-        mask (`torch.BoolTensor` of shape `(batch_size, num_frames)`): `True` for real frames.
-        stride (`int`): 1 changes nothing.
-
-    Returns:
-        `tuple`: frames `(batch_size, ceil(num_frames / stride), …)` and their mask.
-    """
-    if stride == 1:
-        return frames, mask
-    num_frames = frames.shape[1]
-    # By indices: whether padding is needed would be the same for all lengths under torch.export.
-    places = torch.arange((num_frames + stride - 1) // stride * stride, device=frames.device)
-    nearest = places.clamp(max=num_frames - 1)
-    weights = (mask[:, nearest] & (places < num_frames)).unflatten(1, (-1, stride))
-    groups = frames[:, nearest].unflatten(1, (-1, stride))
-    groups = groups.masked_fill(~weights[(...,) + (None,) * (frames.ndim - 2)], 0.0)
-    counts = weights.sum(dim=2)
-    return groups.sum(dim=2) / counts.clamp(min=1)[(...,) + (None,) * (frames.ndim - 2)], counts > 0
-
-
 def initialize(module, deviation):
     """Fills a new module: normal linear and embedding weights, zero biases, unit norms."""
     if isinstance(module, nn.Linear | nn.Embedding):
         init.normal_(module.weight, mean=0.0, std=deviation)
     elif isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
-    elif isinstance(module, LayerMix):
-        init.zeros_(module.scores)
-    elif isinstance(module, ChannelStandardization):
-        init.zeros_(module.mean)
-        init.ones_(module.std)
     if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
         init.zeros_(module.bias)
 

@@ -9,16 +9,23 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .audio_encoders import (
+    ChannelStandardization,
+    LayerMix,
+    build_audio_encoder,
+    finetuning_config,
+    fix_convolutions,
+    fix_unheard,
+    normalizes_over_time,
+    pool_frames,
+    pretrained_weights,
+)
 from .configuration_aver import AverConfig
-from .encoder import ChannelStandardization, FusionEncoder, LayerMix, initialize, masked_mean, pool_frames
+from .encoder import FusionEncoder, initialize, masked_mean
 from .losses import cross_temporal_matching_loss
 from .positions import frame_timestamps
 
@@ -82,179 +89,6 @@ class AverClassifierOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-# ── audio encoders whose padding would leak into real frames ────────────────────────────────────────────────────────
-
-
-class MaskedGroupNormConvolutions(nn.Module):
-    """
-    The convolutional front of wav2vec2-base and its kin, whose first layer normalizes each channel over time: padding
-    would enter that mean. Reads `(batch_size, 2, num_samples)`, the waveform and its mask, because the encoder around
-    it passes on what it is given; holds the encoder's own layers, so checkpoints keep their names.
-    """
-
-    def __init__(self, feature_extractor):
-        super().__init__()
-        first, *rest = feature_extractor.conv_layers
-        self.conv_layers = nn.ModuleList([MaskedGroupNormConvolution(first), *rest])
-
-    def forward(self, waveform_and_mask):
-        waveform, mask = waveform_and_mask.unbind(dim=1)
-        first, *rest = self.conv_layers
-        if self.training and first.conv.weight.requires_grad and not waveform.requires_grad:
-            waveform.requires_grad_()  # or reentrant checkpointing would leave the first layer without gradients
-        hidden_states = first(waveform, (mask > 0).sum(dim=1))
-        for layer in rest:
-            hidden_states = layer(hidden_states)
-        return hidden_states
-
-    def _freeze_parameters(self):
-        self.requires_grad_(False)
-
-
-class MaskedGroupNormConvolution(GradientCheckpointingLayer):
-    """The first of those layers, with its statistics over the real samples alone."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.conv, self.layer_norm, self.activation = layer.conv, layer.layer_norm, layer.activation
-
-    def forward(self, waveform, lengths):
-        lengths = (lengths - self.conv.kernel_size[0]) // self.conv.stride[0] + 1
-        return self.activation(_masked_group_norm(self.layer_norm, self.conv(waveform[:, None]), lengths))
-
-
-def _masked_group_norm(norm, states, lengths):
-    """`norm`, a GroupNorm of one channel a group, over the first `lengths` frames of `states (B, C, T)`."""
-    mask = torch.arange(states.shape[2], device=states.device) < lengths[:, None]
-    weights = mask[:, None].float() / mask.sum(dim=1).clamp(min=1)[:, None, None]
-    wide = states.float()
-    mean = (wide * weights).sum(dim=2, keepdim=True)
-    variance = ((wide - mean) ** 2 * weights).sum(dim=2, keepdim=True)
-    normal = (wide - mean) * torch.rsqrt(variance + norm.eps)
-    return (normal * norm.weight[:, None].float() + norm.bias[:, None].float()).to(states.dtype)
-
-
-class MaskedPositionalConvolutions(nn.Module):
-    """
-    data2vec-audio's five positional convolutions. The encoder zeroes padded frames before the first of them only, and
-    the bias of each would travel into real frames through the next: here padding stays zero between them too.
-    """
-
-    def __init__(self, pos_conv_embed):
-        super().__init__()
-        self.layers = pos_conv_embed.layers
-
-    def forward(self, hidden_states):
-        mask = (hidden_states != 0).any(dim=2)[:, None]  # exactly the frames that the encoder has not zeroed
-        hidden_states = hidden_states.transpose(1, 2)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states).masked_fill(~mask, 0.0)
-        return hidden_states.transpose(1, 2)
-
-
-class WindowedWhisperEncoder(WhisperEncoder):
-    """Whisper's encoder on windows of any length up to 30 s, with a prefix of its position table, and with a mask."""
-
-    def forward(self, input_features, attention_mask, output_hidden_states=False, **kwargs):
-        """
-        Args:
-            input_features (`torch.Tensor` of shape `(batch_size, num_mel_bins, num_spectrogram_frames)`): 100 Hz.
-            attention_mask (`torch.BoolTensor` of shape `(batch_size, num_spectrogram_frames)`): `True` for real ones.
-            output_hidden_states (`bool`, *optional*): Of every layer, the last one after the final norm.
-
-        Returns:
-            [`BaseModelOutput`] at 50 Hz: two spectrogram frames, begun or whole, make one frame.
-
-        Raises:
-            `ValueError`: for more frames than the position table has rows.
-        """
-        mask = attention_mask[:, None]
-        hidden_states = F.gelu(self.conv1(input_features)).masked_fill(~mask, 0.0)
-        hidden_states = F.gelu(self.conv2(hidden_states)).transpose(1, 2)
-        if hidden_states.shape[1] > self.max_source_positions:
-            raise ValueError(
-                f"`input_features` has {input_features.shape[2]} frames ({input_features.shape[2] / 100:.1f} s) but "
-                f"this whisper encoder hears at most {2 * self.max_source_positions}: cut the recording into windows."
-            )
-        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
-        hidden_states = F.dropout(hidden_states, p=self.dropout, training=self.training)
-        mask = create_bidirectional_mask(
-            self.config, inputs_embeds=hidden_states, attention_mask=attention_mask[:, ::2]
-        )
-        states = [hidden_states]
-        for layer in self.layers:
-            states.append(layer(states[-1], mask, **kwargs))
-        last = self.layer_norm(states[-1])
-        return BaseModelOutput(
-            last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
-        )
-
-
-def build_audio_encoder(audio_config):
-    """A new encoder of `audio_config` whose real frames never depend on padding; parameter names are transformers'."""
-    if audio_config.model_type == "whisper":
-        return WindowedWhisperEncoder(audio_config)
-    if not MODEL_MAPPING[type(audio_config)]._supports_sdpa:
-        audio_config._attn_implementation = "eager"  # wavlm has one attention, and refuses every other word
-    encoder = AutoModel.from_config(audio_config)
-    if audio_config.model_type == "data2vec-audio":
-        encoder.encoder.pos_conv_embed = MaskedPositionalConvolutions(encoder.encoder.pos_conv_embed)
-    elif _normalizes_over_time(audio_config):
-        encoder.feature_extractor = MaskedGroupNormConvolutions(encoder.feature_extractor)
-    if audio_config.mask_time_prob == 0 and "masked_spec_embed" in dict(encoder.named_parameters()):
-        encoder.masked_spec_embed.requires_grad_(False)  # unispeech-sat has it even where nothing is masked
-    return encoder
-
-
-def _fix_unheard(encoder, deepest):
-    """Fixes the parameters behind the deepest layer that is heard: without gradients, DDP would wait for them."""
-    stack = encoder if isinstance(encoder, WhisperEncoder) else encoder.encoder
-    if deepest < len(stack.layers):
-        stack.layers[deepest:].requires_grad_(False)
-        if isinstance(encoder, WhisperEncoder) or getattr(encoder.config, "do_stable_layer_norm", False):
-            stack.layer_norm.requires_grad_(False)  # the others normalize before their first layer
-
-
-def _normalizes_over_time(audio_config):
-    return "feat_extract_norm" in audio_config.to_dict() and audio_config.feat_extract_norm == "group"
-
-
-def _finetuning_config(audio_config):
-    """A pretrained encoder's configuration without layer drop and SpecAugment, as in AverConfig's default."""
-    for name in ("layerdrop", "encoder_layerdrop", "mask_time_prob", "mask_feature_prob"):
-        if name in audio_config.to_dict():
-            setattr(audio_config, name, 0.0)
-    return audio_config
-
-
-def _pretrained_weights(name, audio_config, kwargs):
-    """State of the encoder of a checkpoint, all of it or a `ValueError` that says what is missing."""
-    source, extra = AutoModel, {}
-    if audio_config.model_type == "whisper":  # whole whisper checkpoints hold it as `model.encoder`
-        source, extra = WhisperEncoder, {"key_mapping": {r"^(model\.)?encoder\.": ""}}
-    try:
-        encoder, report = source.from_pretrained(
-            name, config=audio_config, output_loading_info=True, **extra, **kwargs
-        )
-    except OSError as error:
-        if "safetensors" not in str(error):
-            raise
-        raise ValueError(
-            f"`{name}` has no model.safetensors. Convert it once by torch's weights-only loader, and name the folder: "
-            f'AutoModel.from_pretrained("{name}", use_safetensors=False).save_pretrained(FOLDER); '
-            f'AutoFeatureExtractor.from_pretrained("{name}").save_pretrained(FOLDER)'
-        ) from error
-    if report["missing_keys"]:
-        raise ValueError(
-            f"`{name}` lacks {len(report['missing_keys'])} weights of its {audio_config.model_type} encoder, such as "
-            f"{sorted(report['missing_keys'])[0]}."
-        )
-    return encoder.state_dict()
-
-
-# ── the model ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class AverPreTrainedModel(PreTrainedModel):
     """Loading, saving, initialization and attention backends, as everywhere in transformers."""
 
@@ -275,7 +109,10 @@ class AverPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        initialize(module, self.config.initializer_range)
+        if isinstance(module, ChannelStandardization | LayerMix):
+            module.reset()
+        else:
+            initialize(module, self.config.initializer_range)
 
     @classmethod
     def from_pretrained(cls, *args, use_safetensors=True, **kwargs):
@@ -301,12 +138,12 @@ class AverPreTrainedModel(PreTrainedModel):
             `ValueError`: if the checkpoint has no safetensors, or lacks weights of the encoder, naming them.
         """
         audio_config = AutoConfig.from_pretrained(audio_model_name_or_path, trust_remote_code=False, **kwargs)
-        audio_config = _finetuning_config(audio_config)
+        audio_config = finetuning_config(audio_config)
         if Path(audio_model_name_or_path).is_dir():
             audio_config.name_or_path = ""  # a Hub id is worth remembering, a path on one machine is not
         values = {} if config is None else config.to_dict()
         model = cls(AverConfig.from_dict({**values, "audio_config": audio_config}))
-        weights = _pretrained_weights(
+        weights = pretrained_weights(
             audio_model_name_or_path, audio_config, {"use_safetensors": use_safetensors, **kwargs}
         )
         model.base_model.audio_encoder.load_state_dict(weights)
@@ -314,12 +151,7 @@ class AverPreTrainedModel(PreTrainedModel):
 
     def freeze_feature_encoder(self):
         """Fixes the convolutional front of the audio encoder (wav2vec2 practice). w2v-bert has none."""
-        encoder = self.base_model.audio_encoder
-        if isinstance(encoder, WhisperEncoder):
-            encoder.conv1.requires_grad_(False)
-            encoder.conv2.requires_grad_(False)
-        elif self.config.audio_input_name == "input_values":
-            encoder.feature_extractor._freeze_parameters()
+        fix_convolutions(self.base_model.audio_encoder)
 
     def freeze_audio_encoder(self):
         """Fixes the whole audio encoder, which then also runs without dropout while the rest trains."""
@@ -336,7 +168,7 @@ class AverModel(AverPreTrainedModel):
         super().__init__(config)
         self.audio_encoder = build_audio_encoder(config.audio_config)
         if config.audio_layers is not None:
-            _fix_unheard(self.audio_encoder, max(config.audio_layers))
+            fix_unheard(self.audio_encoder, max(config.audio_layers))
         if config.audio_normalization == "standardize":
             self.audio_standardization = ChannelStandardization(
                 config.num_audio_layers, config.audio_config.hidden_size
@@ -492,7 +324,7 @@ class AverModel(AverPreTrainedModel):
         inputs = inputs.to(self.dtype).masked_fill(~_over_channels(self.config, input_mask), 0.0)
         # A clip without audio runs as silence, so that no softmax within the encoder is empty; its frames are masked.
         input_mask = input_mask | (num_frames == 0)[:, None]
-        if _normalizes_over_time(self.config.audio_config):
+        if normalizes_over_time(self.config.audio_config):
             inputs = torch.stack([inputs, input_mask.to(inputs.dtype)], dim=1)
         layers = self.config.audio_layers
         outputs = self.audio_encoder(inputs, attention_mask=input_mask, output_hidden_states=layers is not None)

@@ -1,11 +1,12 @@
 """
-The house: a file imports only from lower floors, and the Hub closure is eight files.
+The house: a file imports only from lower floors, and the Hub closure is nine files.
 
-Six are the model. `pipeline_aver.py` is the door that transformers opens for strangers, who get raw arrays and sound
-files answered; `windows.py`, which it needs, is the mathematics of answers over time. Both are free of the model and
-of media. `modeling_aver.py` names the pipeline where it saves itself, so that the two travel with every checkpoint.
-Where the package is installed the pipeline calls `modeling_aver.inference` for raw video: by name, at run time,
-because that floor is above it and absent elsewhere.
+Seven are the model; the audio encoders, with what keeps padding out of them, have a file of their own among these.
+`pipeline_aver.py` is the door that transformers opens for strangers, who get raw arrays and sound files answered;
+`windows.py`, which it needs, is the mathematics of answers over time. Both are free of the model and of media.
+`modeling_aver.py` names the pipeline where it saves itself, so that the two travel with every checkpoint. Where the
+package is installed the pipeline calls `modeling_aver.inference` for raw video: by name, at run time, because that
+floor is above it and absent elsewhere.
 """
 
 import ast
@@ -24,6 +25,7 @@ FLOORS = {
     "modeling_aver/pipeline_aver.py": 1,
     "modeling_aver/features": 0,
     "modeling_aver/configuration_aver.py": 1,
+    "modeling_aver/audio_encoders.py": 0,
     "modeling_aver/encoder.py": 2,
     "modeling_aver/modeling_aver.py": 3,
     "modeling_aver/processing_aver.py": 3,
@@ -80,7 +82,7 @@ def test_a_file_imports_only_from_lower_floors(path):
             assert FLOORS[home(imported)] < FLOORS[home(path)], f"{path} imports {imported}"
 
 
-def test_the_hub_closure_is_the_eight_files():
+def test_the_hub_closure_is_the_nine_files():
     package = ROOT / "modeling_aver"
     for entry in ("modeling_aver.py", "processing_aver.py"):
         assert {Path(name).name for name in get_relative_import_files(package / entry)} <= CLOSURE
@@ -88,7 +90,7 @@ def test_the_hub_closure_is_the_eight_files():
         "modeling_aver.py",
         "processing_aver.py",
     }
-    assert len(CLOSURE) == 8
+    assert len(CLOSURE) == 9
 
 
 def test_importing_the_package_loads_neither_media_nor_training_nor_plots():

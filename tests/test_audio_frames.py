@@ -6,7 +6,7 @@ from conftest import AUDIO_ENCODERS, aver_config, aver_model
 from test_modeling import clips, padded
 
 from modeling_aver import AverConfig
-from modeling_aver.encoder import ChannelStandardization, LayerMix, pool_frames
+from modeling_aver.audio_encoders import ChannelStandardization, LayerMix, pool_frames
 
 HEARD = {"audio_layers": [0, 1, 2], "audio_pooling_stride": 3, "audio_normalization": "standardize"}
 

@@ -79,7 +79,7 @@ def test_the_fusion_encoder_saves_and_loads_alone(tmp_path):
         assert torch.equal(weight, encoder.state_dict()[name])
 
 
-def test_a_folder_holds_exactly_the_eight_files_and_only_safetensors(tmp_path):
+def test_a_folder_holds_exactly_the_nine_files_and_only_safetensors(tmp_path):
     saved(tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
     assert {name for name in files if name.endswith(".py")} == CLOSURE
