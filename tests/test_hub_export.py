@@ -14,7 +14,15 @@ from modeling_aver import AverForEmotionClassification, AverProcessor
 from modeling_aver.encoder import FusionEncoder
 
 CLOSURE = {
-    *("positions.py", "losses.py", "configuration_aver.py", "encoder.py", "modeling_aver.py", "processing_aver.py"),
+    *(
+        "positions.py",
+        "losses.py",
+        "configuration_aver.py",
+        "audio_encoders.py",
+        "encoder.py",
+        "modeling_aver.py",
+        "processing_aver.py",
+    ),
     *("pipeline_aver.py", "windows.py"),
 }
 
