@@ -2,7 +2,7 @@
 
 import csv
 import json
-import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -214,7 +214,7 @@ def test_a_write_that_fails_leaves_the_old_results_whole(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
+        patch.setattr(Path, "replace", full)
         with pytest.raises(OSError, match="No space left"):
             written(tmp_path, RUN_B)
     assert json.loads((tmp_path / "results.json").read_text()) == before

@@ -107,7 +107,7 @@ def test_a_damaged_file_is_encoded_again(tmp_path, model, processor, clips, dama
 
 def test_what_was_broken_off_leaves_no_entry_and_no_part(tmp_path, model, processor, clips, monkeypatch):
     cache = FeatureCache(tmp_path, model, processor.feature_extractor)
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="safetensors cannot be written: No space left on device. Make room"):
         cache.write({clip_key(clips[0]): torch.zeros(4, 2, 24)})
     assert [path.name for path in cache.folder.iterdir()] == ["encoder.json"]
