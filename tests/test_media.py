@@ -94,6 +94,17 @@ def test_sound_of_any_rate_and_channels_keeps_its_length_pitch_and_size(tmp_path
     assert np.abs(waveform[1000:-1000]).max() == pytest.approx(0.5, abs=0.01)
 
 
+def test_sound_of_an_array_of_microphones_is_the_mean_of_all(tmp_path):
+    """14 channels: of eight on, PyAV's planar arrays end the process."""
+    seconds = np.arange(44_100) / 44_100
+    channels = np.sin(2 * np.pi * 440 * seconds)[:, None] * np.linspace(0, 1, 14)
+    soundfile.write(tmp_path / "array.wav", channels, 44_100)
+    waveform = read_audio(tmp_path / "array.wav")
+    assert len(waveform) == pytest.approx(16_000, abs=2)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(waveform)) / 16_000)
+    np.testing.assert_allclose(waveform[500:-500], expected[500:-500], atol=2e-3)
+
+
 @pytest.mark.parametrize("kind, is_quick", [("mono", True), ("stereo", True), ("float", False), ("cut short", False)])
 def test_a_whole_16_bit_wav_is_read_quickly_and_as_ffmpeg_reads_it(monkeypatch, kind, is_quick):
     file, samples = io.BytesIO(), np.random.default_rng(0).uniform(-1, 1, (1601, 1 + (kind == "stereo")))

@@ -192,8 +192,7 @@ def _on_the_clock(pieces, sampling_rate, name):
 
 def _decode_audio(container, sampling_rate, name):
     """(seconds from the container's start to the first sample, mean of the channels) of one piece after another."""
-    # Channels are kept: ffmpeg's own way to mono adds them up, and leaves [-1, 1].
-    resampler = av.AudioResampler(format="fltp", rate=sampling_rate)
+    resampler = MonoResampler(sampling_rate)
     origin, start, due, last = _first_moment(container), None, 0.0, 0.0
     for frame in chain(container.decode(container.streams.audio[0]), [None]):  # None: what the resampler holds back
         moment = None if frame is None or frame.time is None else frame.time - origin
@@ -208,10 +207,10 @@ def _decode_audio(container, sampling_rate, name):
             due += frame.samples / frame.sample_rate
             frame.pts = None  # timestamps of old .flv files jitter; samples are what counts
         try:
-            pieces = [part.to_ndarray() for part in resampler.resample(frame)]
+            pieces = resampler(frame)
         except ValueError as error:
             raise MediaError(f"{name} is damaged: its sound changes rate or channels midway ({error}).") from error
-        yield from ((start, _mono(piece)) for piece in pieces if piece.size)
+        yield from ((start, piece) for piece in pieces if piece.size)
 
 
 def _check_step(moment, last, name):
@@ -232,9 +231,28 @@ def _silence(seconds, sampling_rate):
     return [np.zeros(min(sampling_rate, count - start), np.float32) for start in range(0, count, sampling_rate)]
 
 
-def _mono(piece):
-    """Mean of the channels of `(channels, num_samples)`; of one it would be a sixth of the time of decoding."""
-    return piece[0] if len(piece) == 1 else piece.mean(axis=0)
+class MonoResampler:
+    """
+    Frames of sound to pieces `(num_samples,)` of float32 at one rate, the mean of the channels. `None` asks for what
+    is held back. Channels are averaged here, and first: ffmpeg's own way to mono adds them up, and leaves [-1, 1]. They
+    come packed, for PyAV ends the process on eight planes or more, as arrays of microphones have.
+    """
+
+    def __init__(self, sampling_rate):
+        self.channels = av.AudioResampler(format="flt")
+        self.rate = av.AudioResampler(format="fltp", layout="mono", rate=sampling_rate)
+
+    def __call__(self, frame):
+        frames = [frame] if frame is None else [self._averaged(part) for part in self.channels.resample(frame)]
+        return [piece.to_ndarray()[0] for part in frames for piece in self.rate.resample(part)]
+
+    def _averaged(self, frame):
+        if frame.layout.nb_channels == 1:
+            return frame
+        samples = frame.to_ndarray().reshape(frame.samples, -1)
+        mono = av.AudioFrame.from_ndarray(samples.mean(axis=1)[None], "fltp", "mono")
+        mono.sample_rate = frame.sample_rate
+        return mono
 
 
 def _timed_frames(path):
