@@ -13,7 +13,15 @@ from .card import PICTURES, REPOSITORY, REVISION, TRAINING_LOG, check_card, writ
 from .run_folder import FinishedRun, portable_results, read_json
 
 CODE = (
-    *("configuration_aver.py", "encoder.py", "losses.py", "modeling_aver.py", "positions.py", "processing_aver.py"),
+    *(
+        "audio_encoders.py",
+        "configuration_aver.py",
+        "encoder.py",
+        "losses.py",
+        "modeling_aver.py",
+        "positions.py",
+        "processing_aver.py",
+    ),
     *("pipeline_aver.py", "windows.py"),
 )
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
