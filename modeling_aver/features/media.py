@@ -234,8 +234,8 @@ def _silence(seconds, sampling_rate):
 class MonoResampler:
     """
     Frames of sound to pieces `(num_samples,)` of float32 at one rate, the mean of the channels. `None` asks for what
-    is held back. Channels are averaged here, and first: ffmpeg's own way to mono adds them up, and leaves [-1, 1]. They
-    come packed, for PyAV ends the process on eight planes or more, as arrays of microphones have.
+    is held back. Channels are averaged here, and first: ffmpeg's own way to mono adds them up, and leaves [-1, 1].
+    They come packed, for PyAV ends the process on eight planes or more, as arrays of microphones have.
     """
 
     def __init__(self, sampling_rate):
