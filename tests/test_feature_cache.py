@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from conftest import aver_config, aver_model
+from packaging.version import Version
 from safetensors.torch import load_file
 from test_train_hf import TINY
 
@@ -152,13 +154,16 @@ def test_no_values_have_no_statistics():
         RunningStatistics((3,)).mean_and_deviation()
 
 
+# Older encoders draw random numbers for layer drop even where nothing is dropped; the cache, which does not run them,
+# leaves these to modality dropout.
+DROPPED = 0.3 if Version(transformers.__version__) >= Version("5.23") else 0.0
 FROZEN = {**TINY, "audio_layers": [0, 1], "audio_normalization": "standardize", "freeze_audio_encoder": True}
 
 
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "frozen.yaml"
-    path.write_text(yaml.safe_dump({**FROZEN, "audio_dropout_rate": 0.3, "output_dir": str(tmp_path / "sound")}))
+    path.write_text(yaml.safe_dump({**FROZEN, "audio_dropout_rate": DROPPED, "output_dir": str(tmp_path / "sound")}))
     return path
 
 
