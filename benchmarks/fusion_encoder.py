@@ -89,9 +89,8 @@ def torch_encoder(ours):
     theirs = torch.nn.TransformerEncoder(layer, len(ours.blocks))
     for block, target in zip(ours.blocks, theirs.layers, strict=True):
         source, attention = block.layer, block.layer.attention
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        target.self_attn.in_proj_weight.data = torch.cat([projection.weight.data for projection in projections])
-        target.self_attn.in_proj_bias.data = torch.cat([projection.bias.data for projection in projections])
+        target.self_attn.in_proj_weight.data = attention.qkv_proj.weight.data.clone()
+        target.self_attn.in_proj_bias.data = attention.qkv_proj.bias.data.clone()
         target.self_attn.out_proj.load_state_dict(attention.out_proj.state_dict())
         target.norm1.load_state_dict(source.attention_norm.state_dict())
         target.norm2.load_state_dict(source.feed_forward_norm.state_dict())

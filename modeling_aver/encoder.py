@@ -8,6 +8,7 @@ lets all tokens hear all tokens, isa keeps to its own stream, ica hears only the
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -84,9 +85,7 @@ class FusionAttention(nn.Module):
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)  # rows of queries, of keys, of values
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, queries, context, query_angles, context_angles, context_mask, implementation):
@@ -95,10 +94,10 @@ class FusionAttention(nn.Module):
                 len(queries), self.config.num_attention_heads, queries.shape[1], context.shape[1]
             )
             return self.out_proj(torch.zeros_like(queries)), weights
-        query = self._heads(self.q_proj(queries))
-        key, value = self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
-        if query_angles is not None:
-            query, key = rotate(query, query_angles), rotate(key, context_angles)
+        if context is queries:
+            query, key, value = self._project_together(queries, query_angles)
+        else:
+            query, key, value = self._project_apart(queries, context, query_angles, context_angles)
         if "flash" in implementation and context is not queries:
             implementation = "sdpa"  # flash kernels unpad queries and keys by one mask
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
@@ -109,6 +108,23 @@ class FusionAttention(nn.Module):
         output, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout)
         output = output.flatten(2) * hears[..., None]  # (B, T_q, H, D_h) -> (B, T_q, D)
         return self.out_proj(output), weights
+
+    def _project_together(self, tokens, angles):
+        """Query, key and value `(B, H, T, D_h)` of tokens that hear themselves: one product, one rotation."""
+        num_heads = self.config.num_attention_heads
+        turning, value = self._heads(self.qkv_proj(tokens)).split([2 * num_heads, num_heads], dim=1)
+        query, key = (turning if angles is None else rotate(turning, angles)).chunk(2, dim=1)
+        return query, key, value
+
+    def _project_apart(self, queries, context, query_angles, context_angles):
+        """The same where queries hear others."""
+        size = self.config.hidden_size
+        weight, bias = self.qkv_proj.weight, self.qkv_proj.bias
+        query = self._heads(F.linear(queries, weight[:size], bias[:size]))
+        key, value = self._heads(F.linear(context, weight[size:], bias[size:])).chunk(2, dim=1)
+        if query_angles is not None:
+            query, key = rotate(query, query_angles), rotate(key, context_angles)
+        return query, key, value
 
     def _heads(self, states):
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D_h)

@@ -65,12 +65,9 @@ def test_with_positions_off_a_layer_equals_torchs(training):
     config = AverConfig(hidden_size=32, num_attention_heads=4, intermediate_size=48, dropout=0.0)
     ours = FusionLayer(config).train(training)
     theirs = torch.nn.TransformerEncoderLayer(32, 4, 48, dropout=0.0, batch_first=True).train(training)
-    projections = (ours.attention.q_proj, ours.attention.k_proj, ours.attention.v_proj)
     with torch.no_grad():
-        theirs.self_attn.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
-        theirs.self_attn.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]).normal_())
-        for projection, bias in zip(projections, theirs.self_attn.in_proj_bias.chunk(3), strict=True):
-            projection.bias.copy_(bias)
+        theirs.self_attn.in_proj_weight.copy_(ours.attention.qkv_proj.weight)
+        theirs.self_attn.in_proj_bias.copy_(ours.attention.qkv_proj.bias.normal_())
     pairs = {
         theirs.self_attn.out_proj: ours.attention.out_proj,
         theirs.norm1: ours.attention_norm,
@@ -83,6 +80,17 @@ def test_with_positions_off_a_layer_equals_torchs(training):
     tokens, mask = torch.randn(3, 9, 32), torch.arange(9) < torch.tensor([9, 5, 7])[:, None]
     result, _ = ours(tokens, tokens, None, None, mask, "sdpa")
     close(result[mask], theirs(tokens, src_key_padding_mask=~mask)[mask], atol=1e-6)
+
+
+def test_tokens_hear_themselves_as_they_hear_a_copy_of_themselves():
+    """One product and one rotation for queries and keys, or two of each: the same attention."""
+    torch.manual_seed(0)
+    layer = FusionLayer(AverConfig(hidden_size=32, num_attention_heads=4, intermediate_size=48, dropout=0.0))
+    tokens, mask = torch.randn(3, 9, 32), torch.arange(9) < torch.tensor([9, 5, 7])[:, None]
+    angles = torch.randn(3, 1, 9, 4)
+    together, apart = (layer(tokens, context, angles, angles, mask, "sdpa")[0] for context in (tokens, tokens.clone()))
+    close(together[mask], apart[mask], atol=1e-6)
+    assert (layer(tokens, tokens, None, None, mask, "sdpa")[0] - together)[mask].abs().max() > 1e-3
 
 
 def test_equal_rates_make_tarope_equal_rope():
