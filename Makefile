@@ -10,7 +10,7 @@ BENCHMARKS := import_time data_path training_throughput cost_curves fusion_encod
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test slow check lowest newest bench clean
+.PHONY: demo test slow coverage check lowest newest bench clean
 
 demo: $(READY)
 	$(BIN)/python train_hf.py modeling_aver/training/recipes/demo.yaml --output_dir runs/demo
@@ -22,6 +22,13 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
+
+# All tests, the slow ones too; fails where less than 95 % of the lines ran.
+coverage: $(READY)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under 95
 
 check: $(READY)
 	$(BIN)/ruff format --check .

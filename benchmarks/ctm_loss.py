@@ -23,8 +23,7 @@ from side_by_side import RESULTS, Ratio, draw_ratios, interleave, markdown_table
 from modeling_aver.losses import cross_temporal_matching_loss
 from modeling_aver.positions import frame_timestamps
 
-# Goal and floor of ours over the other's time, for clips as long as those of the corpora. Of longer ones the loop gains:
-# it skips the padding, a third of these batches' pairs, and a clip's matrices fit the processor's cache.
+# Goal and floor of ours over the other's time, for clips as long as those of the corpora.
 LIMITS = {"loop": (1.0, 1.0), "InfoNCE": (1.5, 2.0)}
 HELD_SECONDS = 3
 SECONDS = (1, 3, 10, 30)
@@ -149,10 +148,10 @@ def main():
         "The cross-temporal matching loss beside a loop and beside InfoNCE",
         command=" ".join(["python benchmarks/ctm_loss.py", *sys.argv[1:]]),
         sections=[
-            "Forward and backward; ratios are medians over rounds, middle half in brackets. Goals and floors (of the loop "
-            f"{LIMITS['loop']}, of InfoNCE {LIMITS['InfoNCE']}) are for clips of up to {HELD_SECONDS} s, as the corpora "
-            "have. On long clips the loop gains: it skips the padding, a third of these batches' pairs, and one clip's "
-            "matrices fit the processor's cache.",
+            "Forward and backward; ratios are medians over rounds, middle half in brackets. Goal and floor are, against "
+            f"the loop, {LIMITS['loop']}, and against InfoNCE {LIMITS['InfoNCE']}, for clips of up to {HELD_SECONDS} s, as "
+            "the corpora have. On long clips the loop gains: it skips the padding, a third of these batches' pairs, and "
+            "the matrices of one clip fit the processor's cache.",
             time_table(results["rows"]),
             "The most memory that a call takes beyond its inputs, in a process of its own:",
             memory_table(results["rows"]),
