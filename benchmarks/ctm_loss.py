@@ -148,10 +148,10 @@ def main():
         "The cross-temporal matching loss beside a loop and beside InfoNCE",
         command=" ".join(["python benchmarks/ctm_loss.py", *sys.argv[1:]]),
         sections=[
-            "Forward and backward; ratios are medians over rounds, middle half in brackets. Goal and floor are, against "
-            f"the loop, {LIMITS['loop']}, and against InfoNCE {LIMITS['InfoNCE']}, for clips of up to {HELD_SECONDS} s, as "
-            "the corpora have. On long clips the loop gains: it skips the padding, a third of these batches' pairs, and "
-            "the matrices of one clip fit the processor's cache.",
+            "Forward and backward; ratios are medians over rounds, middle half in brackets. Goal and floor are "
+            f"{LIMITS['loop']} against the loop and {LIMITS['InfoNCE']} against InfoNCE, for clips of up to "
+            f"{HELD_SECONDS} s, as the corpora have. On long clips the loop gains: it skips the padding, a third of "
+            "these batches' pairs, and the matrices of one clip fit the processor's cache.",
             time_table(results["rows"]),
             "The most memory that a call takes beyond its inputs, in a process of its own:",
             memory_table(results["rows"]),
