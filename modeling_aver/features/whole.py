@@ -28,9 +28,8 @@ def write_whole(path, content):
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(
-            f".{uuid.uuid4().hex}{PART}"
-        )  # not of the file's name, which may be as long as one can be
+        # Not of the file's own name, which may be as long as one can be.
+        part = path.with_name(f".{uuid.uuid4().hex}{PART}")
         try:
             part.write_bytes(content)
             part.replace(path)
