@@ -243,12 +243,12 @@ class MonoResampler:
         self.rate = av.AudioResampler(format="fltp", layout="mono", rate=sampling_rate)
 
     def __call__(self, frame):
-        frames = [frame] if frame is None else [self._averaged(part) for part in self.channels.resample(frame)]
+        is_mono = frame is None or frame.layout.nb_channels == 1
+        frames = [frame] if is_mono else map(self._averaged, self.channels.resample(frame))
         return [piece.to_ndarray()[0] for part in frames for piece in self.rate.resample(part)]
 
-    def _averaged(self, frame):
-        if frame.layout.nb_channels == 1:
-            return frame
+    @staticmethod
+    def _averaged(frame):
         samples = frame.to_ndarray().reshape(frame.samples, -1)
         mono = av.AudioFrame.from_ndarray(samples.mean(axis=1)[None], "fltp", "mono")
         mono.sample_rate = frame.sample_rate
