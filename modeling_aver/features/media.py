@@ -67,7 +67,7 @@ def read_audio(source, sampling_rate=16_000, name=None):
         return samples
     # ffmpeg reads a file faster than it calls back for bytes that are there.
     place = io.BytesIO(content) if isinstance(source, bytes) else _address(source)
-    return np.concatenate(list(_sound(place, sampling_rate, name)))
+    return _finite(np.concatenate(list(_sound(place, sampling_rate, name))), name)
 
 
 def read_sound(path, sampling_rate=16_000):
@@ -86,7 +86,7 @@ def read_sound(path, sampling_rate=16_000):
     """
     name = Path(path).name
     check_is_media(_head(path), name)
-    yield from _sound(_address(path), sampling_rate, name)
+    yield from (_finite(piece, name) for piece in _sound(_address(path), sampling_rate, name))
 
 
 def read_frames(path):
@@ -167,25 +167,16 @@ def _sound(source, sampling_rate, name):
             if not container.streams.audio:
                 raise MissingStreamError(f"{name} has no sound: it holds {_described(container)}.")
             _check_decoder(container.streams.audio[0], name)
-            pieces = _on_the_clock(_decode_audio(container, sampling_rate, name), sampling_rate, name)
-            yield from _by_seconds(pieces, sampling_rate, name)
+            yield from _on_the_clock(_decode_audio(container, sampling_rate, name), sampling_rate, name)
     except av.FFmpegError as error:
         raise MediaError(f"{name} cannot be decoded ({error}). Is it damaged or cut short?") from error
 
 
-def _by_seconds(pieces, sampling_rate, name):
-    """The same samples in pieces of about a second; codecs give tens of them a second, and each costs."""
-    held, size = [], 0
-    for piece in chain(pieces, [None]):
-        if piece is not None:
-            held.append(piece)
-            size += len(piece)
-        if held and (piece is None or size >= sampling_rate):
-            joined = np.concatenate(held)
-            if not np.isfinite(joined.sum()):
-                raise MediaError(f"{name} holds sound that is not finite (NaN or infinite samples). Make it again.")
-            yield joined
-            held, size = [], 0
+def _finite(samples, name):
+    """The samples themselves. One look at many costs what one at a few does, and codecs give tens of pieces."""
+    if not np.isfinite(samples.sum()):
+        raise MediaError(f"{name} holds sound that is not finite (NaN or infinite samples). Make it again.")
+    return samples
 
 
 def _on_the_clock(pieces, sampling_rate, name):
