@@ -93,6 +93,7 @@ def test_the_hub_closure_is_the_nine_files():
     assert len(CLOSURE) == 9
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_neither_media_nor_training_nor_plots():
     heavy = ("av", "datasets", "evaluate", "matplotlib", "sklearn", "typer", "mediapipe")
     code = f"import sys, modeling_aver; print([name for name in {heavy} if name in sys.modules])"

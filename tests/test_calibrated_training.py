@@ -35,6 +35,7 @@ def recipe(tmp_path, own_clips):  # noqa: F811
     return path
 
 
+@pytest.mark.slow
 def test_a_calibrated_run_says_so_and_can_be_enrolled_with(recipe, tmp_path):
     train_hf.main([str(recipe)])
     train_hf.main([str(recipe), "--speaker_profiles", "none", "--output_dir", str(tmp_path / "plain")])

@@ -229,6 +229,7 @@ def test_a_full_disk_ends_the_run_and_is_no_clips_fault(folder, extractor, tmp_p
         extract_clips(extractor, find_clips([folder]), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives_and_outlive_a_clip_that_kills_them(folder, extractor, tmp_path):
     extract_clips(extractor, find_clips([folder]), tmp_path / "one")
     for name in ("kills_1.mp4", "kills_2.mp4", "odd.mp4"):

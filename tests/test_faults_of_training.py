@@ -61,7 +61,8 @@ def disk(tmp_path):
         yield leave
 
 
-@pytest.mark.parametrize("what", [pytest.param("model.safetensors", marks=pytest.mark.slow), "optimizer.pt"])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["model.safetensors", "optimizer.pt"])
 def test_a_disk_that_is_full_at_a_checkpoint_keeps_the_earlier_ones_and_resume_goes_on(
     recipe, undisturbed, disk, monkeypatch, what
 ):

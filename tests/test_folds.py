@@ -274,6 +274,7 @@ def test_what_a_run_was_begun_with_holds_no_path_of_the_machine(finished):
 # ── seeds ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_seeds_repeat_a_run_and_report_its_spread(recipe, tmp_path, trainings, capsys):
     one_fold = ("--fold", "2", "--seeds", "2", "--seed", "3")
     train_hf.main([str(recipe), "--output_dir", str(tmp_path), *one_fold])

@@ -94,7 +94,7 @@ def test_a_folder_holds_exactly_the_nine_files_and_only_safetensors(tmp_path):
     assert files - CLOSURE == {"config.json", "model.safetensors", "processor_config.json"}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_stranger_loads_it_by_remote_code(dtype, tmp_path):
     """The other process has transformers, and this package is hidden from it."""
     model = saved(tmp_path / "model", dtype)
