@@ -4,6 +4,7 @@ where this machine lets a test make them, and else the test is skipped with the 
 """
 
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -94,6 +95,16 @@ def kill_group(process):
     except ProcessLookupError:
         pass
     process.wait()
+
+
+def clean_processes():
+    """
+    A context of `multiprocessing` whose processes begin with the imports of a run done, and with nothing else. A fork
+    of the tests' own process, which has threads by then, may wait for ever for a lock that one of these held.
+    """
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["train_hf", "matplotlib.figure"])
+    return server
 
 
 def open_files():

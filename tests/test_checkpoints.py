@@ -1,7 +1,6 @@
 """Runs that are broken off: what they leave, what is gone on from, and where it ends."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -13,6 +12,7 @@ import time
 import pytest
 import torch
 import yaml
+from faults import clean_processes
 from safetensors.torch import load_file
 from test_train_hf import ROOT, TINY
 from transformers import TrainerCallback
@@ -304,8 +304,7 @@ def test_a_run_killed_again_and_again_ends_where_an_undisturbed_one_does(recipe,
 def start(recipe, monkeypatch):
     """`start(folder)`: a run in a process of its own, by a server that has imported all: twenty take no minutes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["train_hf", "matplotlib.figure"])
+    server = clean_processes()
 
     def begin(folder):
         flags = ["--max_steps", "12", "--save_total_limit", "1", "--resume"]

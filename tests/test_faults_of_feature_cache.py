@@ -2,7 +2,6 @@
 
 import functools
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -16,7 +15,7 @@ import yaml
 from accelerate import PartialState
 from conftest import aver_config, aver_model
 from datasets import Dataset
-from faults import full_disk, open_files, read_only, resident_bytes
+from faults import clean_processes, full_disk, open_files, read_only, resident_bytes
 from safetensors.torch import load_file, save_file
 from test_feature_cache import FROZEN, losses_of
 
@@ -258,8 +257,9 @@ def one_of(rank, processes, port, folder):
     if processes > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    PartialState._reset_state()
     PartialState(cpu=True)
+    torch.set_num_threads(1)
+    encoding.CLIPS_IN_A_FILE = 2
     original = FeatureCache.write
     # As slow as a real encoder, so that kills fall between files and into them.
     FeatureCache.write = lambda *args: (time.sleep(0.05), original(*args))
@@ -271,8 +271,8 @@ def start_filling(folder, processes):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")  # what is imported stays imported
-    started = [fork.Process(target=one_of, args=(rank, processes, port, folder)) for rank in range(processes)]
+    begin = clean_processes().Process
+    started = [begin(target=one_of, args=(rank, processes, port, folder)) for rank in range(processes)]
     for process in started:
         process.start()
     return started
@@ -282,6 +282,7 @@ def start_filling(folder, processes):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_filling_that_is_killed_again_and_again_ends_with_the_same_frames(tmp_path, expected, processes):
     """The frames are those of a cache that nothing disturbed, bit by bit; what is there after a kill is whole."""
+    ended(start_filling(tmp_path / "first", processes))  # which also waits for the imports
     began = time.monotonic()
     assert ended(start_filling(tmp_path / "warm", processes)) == [0] * processes
     duration, seed = time.monotonic() - began, random.SystemRandom().randrange(10**6)
@@ -308,11 +309,13 @@ def test_a_filling_that_is_killed_again_and_again_ends_with_the_same_frames(tmp_
 def ended(processes):
     for process in processes:
         process.join(60)
+        process.kill()  # one that still runs would be waited for at the end of the tests
     return [process.exitcode for process in processes]
 
 
 def train(arguments):
-    PartialState._reset_state()
+    torch.set_num_threads(1)
+    encoding.CLIPS_IN_A_FILE = 2
     train_hf.main(arguments)
     os._exit(0)
 
@@ -321,11 +324,10 @@ def train(arguments):
 def test_two_runs_that_fill_one_cache_at_once_end_as_one_alone(tmp_path):
     recipe = tmp_path / "frozen.yaml"
     recipe.write_text(yaml.safe_dump(FROZEN))
-    fork = multiprocessing.get_context("fork")
 
     def begin(name, cache):
         flags = [str(recipe), "--output_dir", str(tmp_path / name), "--feature_cache_dir", str(tmp_path / cache)]
-        process = fork.Process(target=train, args=(flags,))
+        process = clean_processes().Process(target=train, args=(flags,))
         process.start()
         return process
 

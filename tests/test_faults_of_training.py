@@ -3,7 +3,6 @@
 # ruff: noqa: F401, F811 -- fixtures of another file are asked for by their names
 
 import json
-import multiprocessing
 import os
 import shutil
 import time
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from accelerate import PartialState
 from datasets import Audio
-from faults import full_disk, open_files, read_only, resident_bytes
+from faults import clean_processes, full_disk, open_files, read_only, resident_bytes
 from made_up_runs import made_up_run
 from safetensors.torch import load_file
 from test_checkpoints import (
@@ -143,7 +141,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_trained(r
 
 def stops_at(number, marker, arguments):
     """A run that waits for ever before the so manieth file of the trained model takes its place."""
-    PartialState._reset_state()
+    torch.set_num_threads(1)
     left, replace = iter(range(100)), os.replace
 
     def wait(*paths):
@@ -163,7 +161,7 @@ def test_a_run_that_is_killed_while_the_trained_model_is_saved_is_finished_by_re
 ):
     marker, folder = tmp_path / "marker", tmp_path / "run"
     arguments = [str(recipe), "--output_dir", str(folder)]
-    it = multiprocessing.get_context("fork").Process(target=stops_at, args=(number, marker, arguments))
+    it = clean_processes().Process(target=stops_at, args=(number, marker, arguments))
     it.start()
     deadline = time.monotonic() + 60
     while not marker.exists() and time.monotonic() < deadline:
