@@ -22,19 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from remade_media import joined, remake  # noqa: E402
+from small_model import small_model  # noqa: E402
 
-from modeling_aver import AverConfig, AverForEmotionClassification, AverProcessor  # noqa: E402
 from modeling_aver.features import find_extractor  # noqa: E402
 
 RESULT = Path(__file__).with_name("results") / "recording_length.md"
 MINUTES = (1, 10)
-WHISPER_TINY = {
-    "model_type": "whisper",
-    "d_model": 384,
-    "encoder_layers": 4,
-    "encoder_attention_heads": 6,
-    "encoder_ffn_dim": 1536,
-}
 
 
 def main():
@@ -49,13 +42,10 @@ def main():
 
 def save_model(folder):
     """A model with the paper's fusion on an encoder of whisper-tiny's size, for MediaPipe's features."""
-    torch.manual_seed(0)
     identity = find_extractor("mediapipe").identity
-    config = AverConfig(
-        audio_config=WHISPER_TINY, num_action_units=len(identity.columns), feature_identity=identity.to_dict()
-    )
-    AverForEmotionClassification(config).save_pretrained(folder)
-    AverProcessor.from_config(config).save_pretrained(folder)
+    model, processor = small_model(num_action_units=len(identity.columns), feature_identity=identity.to_dict())
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def measure(folder, minutes):
