@@ -28,7 +28,7 @@ from datasets_scripts import (
     load_ravdess,
 )
 from datasets_scripts import load_splits as published_splits
-from datasets_scripts.build import load_published
+from datasets_scripts.built import load_published
 from modeling_aver.training.adapters import merge_lora
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.card import write_card

@@ -7,17 +7,14 @@ import pyarrow.parquet as pq
 
 from modeling_aver.features import MediaError
 from modeling_aver.features.media import check_is_media
+from modeling_aver.features.whole import digest_of
 
 REMEDY = "Copy or fetch it again, or build the folder again: aver data build"
 
 
-def digest_of(path):
+def sha256_of(path):
     """`str`: SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return digest_of(path, hashlib.sha256())
 
 
 def damage_of(path, name, digest=None):
@@ -40,6 +37,6 @@ def damage_of(path, name, digest=None):
         return f"{error} {REMEDY}."
     except (pa.ArrowException, OSError) as error:
         return f"{name} is no whole Parquet file ({' '.join(str(error).split())}). {REMEDY}."
-    if digest is not None and digest_of(path) != digest:
+    if digest is not None and sha256_of(path) != digest:
         return f"{name} has changed since it was built: its SHA-256 is another. {REMEDY}."
     return None

@@ -13,7 +13,7 @@ def print_build(build, console=None):
     Prints the clips of each part of each configuration, all and by emotion, then what was left out and why.
 
     Args:
-        build ([`build.Build`]): See [`build.build_corpus`].
+        build ([`built.Build`]): See [`build.build_corpus`].
         console (`rich.console.Console`, *optional*): Defaults to the terminal.
     """
     console = console or Console(width=None if sys.stdout.isatty() else WIDTH)

@@ -9,7 +9,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_aver.features.whole import WriteError, writing
+from modeling_aver.features.whole import WriteError, digest_of, writing
 
 PATIENCE = 5  # attempts in a row that bring no byte
 TIMEOUT = 30  # seconds without a byte
@@ -168,18 +168,10 @@ def _check(file, part):
     if file.checksum is None:
         return
     name, wanted = file.checksum.split(":")
-    digest = _digest(part, name)
+    digest = digest_of(part, hashlib.new(name, usedforsecurity=False))
     if digest != wanted:
         part.unlink()
         raise DownloadError(
             f"{file.url} sent other bytes: {name} {digest}, not {wanted}. Run it again; if it happens again, "
             "something between you and the server changes what it sends."
         )
-
-
-def _digest(path, name):
-    digest = hashlib.new(name, usedforsecurity=False)
-    with open(path, "rb") as content:
-        while chunk := content.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -6,11 +6,22 @@ from typing import Annotated
 
 import typer
 
+from .data_cli import Private, data_app
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-data_app = typer.Typer(no_args_is_help=True, help="Build, check and push datasets.")
 app.add_typer(data_app, name="data")
 export_app = typer.Typer(no_args_is_help=True, help="Write a model as a file that runs without this package.")
 app.add_typer(export_app, name="export")
+
+# Arguments and options that several commands have.
+SavedModel = Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")]
+ModelOption = Annotated[str, typer.Option(help="A saved folder, or a Hub id.")]
+Videos = Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files, and folders of them.")]
+Streams = Annotated[str, typer.Option(help="both, audio or video.")]
+FeaturesFolder = Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")]
+OpenFace = Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")]
+CremaDFolder = Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")]
+ExtractedFolder = Annotated[str | None, typer.Option(help="What `aver extract` wrote of these clips.")]
 
 
 def _print_version(wanted: bool):
@@ -28,9 +39,9 @@ def main(version: Annotated[bool, typer.Option("--version", callback=_print_vers
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
-    data_dir: Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")] = None,
-    action_units_folder: Annotated[str | None, typer.Option(help="What `aver extract` wrote of these clips.")] = None,
+    model: SavedModel,
+    data_dir: CremaDFolder = None,
+    action_units_folder: ExtractedFolder = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
 ):
@@ -82,10 +93,10 @@ def compare(
 
 @app.command()
 def figure3(
-    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
+    model: SavedModel,
     clip: Annotated[str, typer.Option(help="Utterance id.")] = "1001_DFA_ANG_XX",
-    data_dir: Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")] = None,
-    action_units_folder: Annotated[str | None, typer.Option(help="What `aver extract` wrote of these clips.")] = None,
+    data_dir: CremaDFolder = None,
+    action_units_folder: ExtractedFolder = None,
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("figure3a.png"),
 ):
     """Draws Fig. 3 (a) of one clip: how audio and video features move on one time axis."""
@@ -149,7 +160,7 @@ def extract(
     format: Annotated[str, typer.Option(help="npz or parquet.")] = "npz",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: none beside this. Default: cores.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that is not done.")] = False,
-    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    openface: OpenFace = None,
     static: Annotated[bool | None, typer.Option("--static", help="OpenFace without calibration on the clip.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that OpenFace may take for a clip.")] = None,
     model: Annotated[Path | None, typer.Option(help="MediaPipe's face_landmarker.task.")] = None,
@@ -173,12 +184,12 @@ def extract(
 
 @app.command()
 def predict(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files, and folders of them.")],
-    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    videos: Videos,
+    model: ModelOption,
     out: Annotated[Path | None, typer.Option(help="Folder for predictions and timelines.")] = None,
-    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
-    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
-    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    streams: Streams = "both",
+    action_units_folder: FeaturesFolder = None,
+    openface: OpenFace = None,
     profile: Annotated[Path | None, typer.Option(help="Of the one person in all videos, from aver enroll.")] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Emotions over time, for any length.")] = False,
     window: Annotated[float | None, typer.Option(help="Seconds of a timeline's window: 3.")] = None,
@@ -217,12 +228,12 @@ def predict(
 
 @app.command()
 def sync(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files, and folders of them.")],
+    videos: Videos,
     model: Annotated[str, typer.Option(help="A saved folder, or a Hub id; trained with CTM.")],
     out: Annotated[Path | None, typer.Option(help="Also write what was found as JSON.")] = None,
     max_shift: Annotated[float, typer.Option(help="Seconds searched either way.")] = 1.0,
-    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
-    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    action_units_folder: FeaturesFolder = None,
+    openface: OpenFace = None,
 ):
     """Estimates by how many seconds the video is late (negative: early), by which frames the model finds alike."""
     from .features.clips import find_clips
@@ -244,13 +255,13 @@ def sync(
 @app.command()
 def explain(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Clips of up to 30 s, and folders of them.")],
-    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder for pictures and numbers.")],
-    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
+    streams: Streams = "both",
     occluded: Annotated[float, typer.Option(help="Seconds of a stream that are hidden at a time.")] = 0.5,
     hop: Annotated[float, typer.Option(help="Seconds from one hidden stretch to the next.")] = 0.25,
-    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
-    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    action_units_folder: FeaturesFolder = None,
+    openface: OpenFace = None,
 ):
     """Draws which second of which stream moved the answer, and which moments of the other each stream attended to."""
     from .features.clips import find_clips
@@ -275,11 +286,11 @@ def enroll(
     clips: Annotated[
         list[Path], typer.Argument(metavar="CLIP…", help="Recordings of one person, or folders of them.")
     ],
-    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    model: ModelOption,
     out: Annotated[Path, typer.Option(help="File for the profile, such as anna.safetensors.")],
-    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
-    action_units_folder: Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")] = None,
-    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    streams: Streams = "both",
+    action_units_folder: FeaturesFolder = None,
+    openface: OpenFace = None,
 ):
     """Writes a person's profile from recordings without labels: what is usual for their face and voice."""
     from .features.clips import find_clips
@@ -302,10 +313,10 @@ def enroll(
 
 @app.command("app")
 def web_app(
-    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    model: ModelOption,
     host: Annotated[str, typer.Option(help="Address to listen at; this one is for this machine alone.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free from 7860.")] = None,
-    openface: Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")] = None,
+    openface: OpenFace = None,
     max_seconds: Annotated[float, typer.Option(help="Of a clip.")] = 120.0,
     max_megabytes: Annotated[float, typer.Option(help="Of a clip's file.")] = 100.0,
     space: Annotated[
@@ -322,17 +333,16 @@ def web_app(
     from .inference.web_page import serve
 
     limits = Limits(round(max_megabytes * 2**20), max_seconds)
-    options = {} if openface is None else {"openface": openface}
-    page = serve(_saved(model), host, port, limits, wait=False, **options)
+    page = serve(_saved(model), host, port, limits, wait=False, openface=openface)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
 
 
 @app.command()
 def live(
-    model: Annotated[str, typer.Option(help="A saved folder, or a Hub id.")],
+    model: ModelOption,
     file: Annotated[Path | None, typer.Option(help="Played at real speed, in place of microphone and camera.")] = None,
-    streams: Annotated[str, typer.Option(help="both, audio or video.")] = "both",
+    streams: Streams = "both",
     action_units_folder: Annotated[Path | None, typer.Option(help="With --file: features that are there.")] = None,
     profile: Annotated[Path | None, typer.Option(help="Of the one person, from aver enroll.")] = None,
     window: Annotated[float, typer.Option(help="Seconds that an answer is about.")] = 3.0,
@@ -366,7 +376,7 @@ def live(
 def push(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="What train_hf.py wrote.")],
     repo_id: Annotated[str, typer.Argument(help="Such as org/aver-tarope.")],
-    private: Annotated[bool, typer.Option("--private", help="For a repository that is made now.")] = False,
+    private: Private = False,
 ):
     """Uploads a finished run: weights, code, results, predictions and the model card; no checkpoint, no pickle."""
     from .training.push import push_run
@@ -376,7 +386,7 @@ def push(
 
 @export_app.command("onnx")
 def export_onnx_command(
-    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
+    model: SavedModel,
     out: Annotated[Path, typer.Option(help="Folder for model.onnx and what belongs to it.")],
     quantize: Annotated[str | None, typer.Option(help="int8: smaller; says how well it still agrees.")] = None,
 ):
@@ -388,71 +398,13 @@ def export_onnx_command(
 
 @export_app.command("torch")
 def export_torch_command(
-    model: Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")],
+    model: SavedModel,
     out: Annotated[Path, typer.Option(help="Folder for model.pt2 and what belongs to it.")],
 ):
     """Writes a model as torch.export does, and fails where its logits differ by more than 1e-4 from the model's."""
     from .inference.export import export_torch, print_export
 
     print_export(export_torch(*_load(model), out), out)
-
-
-@data_app.command("build")
-def data_build(
-    corpus: Annotated[str, typer.Argument(help="crema_d, ravdess, or clips of one's own.")],
-    data_dir: Annotated[Path, typer.Argument(help="The official folder; for clips, a CSV of file,label,speaker.")],
-    out: Annotated[Path, typer.Option(help="Folder for Parquet files and card.")],
-    action_units_folder: Annotated[str | None, typer.Option(help="Tables of features; '' builds sound alone.")] = None,
-    num_proc: Annotated[int | None, typer.Option(min=1, help="Processes that read clips.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad clip.")] = False,
-    download: Annotated[
-        bool, typer.Option("--download", help="First fetch what is missing from its authors.")
-    ] = False,
-):
-    """Builds every configuration of a corpus, and says how many clips of each emotion each part has."""
-    from datasets_scripts.build import build_corpus
-    from datasets_scripts.downloads import download_corpus
-    from datasets_scripts.tables import print_build
-
-    if download:
-        download_corpus(corpus, data_dir)
-    config = {} if action_units_folder is None else {"action_units_folder": action_units_folder}
-    print_build(build_corpus(corpus, data_dir, out, num_proc=num_proc, strict=strict, **config))
-
-
-@data_app.command("validate")
-def data_validate(
-    folder: Annotated[Path, typer.Argument(help="What `aver data build` wrote; with --corpus, what it would read.")],
-    corpus: Annotated[str | None, typer.Option(help="crema_d, ravdess or clips: check the official folder.")] = None,
-):
-    """Reads every clip of a built or an official folder, and lists what is wrong; of a built one the splits too."""
-    from datasets_scripts.build import validate_build, validate_corpus
-
-    problems = validate_build(folder) if corpus is None else validate_corpus(corpus, folder)
-    for name, found in problems.items():
-        typer.echo(f"{name}: {'; '.join(found)}")
-    typer.echo(f"Problems: {len(problems)}." if problems else "No problem.")
-    if problems:
-        raise typer.Exit(1)
-
-
-@data_app.command("push")
-def data_push(
-    folder: Annotated[Path, typer.Argument(help="What `aver data build` wrote.")],
-    repo_id: Annotated[str, typer.Argument(help="Such as org/crema-d-au.")],
-    private: Annotated[bool, typer.Option("--private", help="For a repository that is made now.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="The licence was read: ask nothing.")] = False,
-):
-    """Uploads a built folder with its card, every configuration at once."""
-    from datasets_scripts.build import Build, push_build
-
-    if Build.read(folder).corpus == "ravdess" and not yes:
-        typer.confirm(
-            "RAVDESS is CC BY-NC-SA 4.0: its recordings may be shared with attribution, under the same licence, and "
-            f"not commercially. Push them to {repo_id}?",
-            abort=True,
-        )
-    typer.echo(push_build(folder, repo_id, private=private))
 
 
 def _load(model):

@@ -41,6 +41,7 @@ FLOORS = {
     "modeling_aver/training/reproduce.py": 6.75,
     "modeling_aver/analysis.py": 5,
     "modeling_aver/inference": 5.25,  # draws what the analysis finds
+    "modeling_aver/data_cli.py": 6,
     "modeling_aver/cli.py": 7,
     "modeling_aver/__main__.py": 8,
     "train_hf.py": 6,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import train_hf
 from datasets_scripts import SAMPLE_DIR
-from datasets_scripts.build import load_published, push_build
+from datasets_scripts.built import load_published, push_build
 from modeling_aver.cli import app
 from modeling_aver.features.media import LFS_POINTER
 from modeling_aver.training.arguments import DataArguments

@@ -19,9 +19,9 @@ from made_up_runs import change_json
 from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR, CremaD, load_crema_d
-from datasets_scripts.build import Build
+from datasets_scripts.built import Build
 from datasets_scripts.crema_d import KNOWN_BAD_CLIPS
-from datasets_scripts.shards import digest_of
+from datasets_scripts.shards import sha256_of
 from modeling_aver.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +132,7 @@ def test_a_sound_build_has_no_problem_and_damage_is_named_by_clip(sample):
     )
     pq.write_table(table.set_column(at, table.schema.field(at), late), path)
     digests = json.loads((sample / "build.json").read_text())["digests"]
-    change_json(sample / "build.json", digests={**digests, "data/clips-001.parquet": digest_of(path)})
+    change_json(sample / "build.json", digests={**digests, "data/clips-001.parquet": sha256_of(path)})
     run = aver("validate", sample)
     assert run.exit_code == 1 and "Problems: 2." in run.output
     assert "1001_DFA_HAP_XX: sound lasts" in run.output and "1001_DFA_SAD_XX: sound lasts" in run.output
@@ -211,7 +211,7 @@ def test_speech_and_song_of_ravdess_are_built_side_by_side(ravdess):
 @pytest.mark.parametrize(("answer", "pushed"), [("n\n", 0), ("y\n", 1), (None, 0)], ids=["no", "yes", "no answer"])
 def test_pushing_recordings_of_ravdess_asks_first(ravdess, monkeypatch, answer, pushed):
     calls = []
-    monkeypatch.setattr("datasets_scripts.build.push_build", lambda *call, **options: calls.append(call) or "https://")
+    monkeypatch.setattr("datasets_scripts.built.push_build", lambda *call, **options: calls.append(call) or "https://")
     run = aver("push", ravdess, "org/ravdess", answer=answer)
     assert "CC BY-NC-SA 4.0" in run.output and len(calls) == pushed
     assert (run.exit_code == 0) == bool(pushed)
@@ -228,7 +228,7 @@ def test_clips_of_ones_own_are_built_by_their_csv(tmp_path):
 ROUND_TRIP = """
     import json, sys
     from datasets import load_dataset
-    from datasets_scripts.build import Build, push_build
+    from datasets_scripts.built import Build, push_build
     from datasets_scripts.check import check_columns
 
     folder, found = sys.argv[1], {}

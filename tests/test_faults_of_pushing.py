@@ -19,7 +19,8 @@ from test_data_cli import SAMPLE_DIR
 from test_push import PIECES, ROOT, aver, content, elsewhere, here, hub
 
 from datasets_scripts import uploads
-from datasets_scripts.build import build_corpus, push_build
+from datasets_scripts.build import build_corpus
+from datasets_scripts.built import push_build
 from datasets_scripts.uploads import UploadError
 from modeling_aver.training.push import push_run
 

@@ -25,7 +25,7 @@ from mutations import changed_json, damaged_bytes, damaged_table
 from remade_media import CLIPS
 
 from datasets_scripts import SAMPLE_DIR
-from datasets_scripts.build import RECORD, Build
+from datasets_scripts.built import RECORD, Build
 from datasets_scripts.crema_d_tables import read_demographics, read_perceived
 from datasets_scripts.felt import read_felt
 from datasets_scripts.folder import read_clips_table

@@ -146,7 +146,7 @@ class _Run:
         """Writes what became of the clips, and returns it as a [`Report`]."""
         ordered = tuple(sorted(outcomes, key=lambda one: one.clip))
         account = Report(self.extractor.identity.to_dict(), ordered)
-        write_whole(self.out / f"{name}.json", account.to_json().encode())
+        write_whole(self.out / f"{name}.json", account.to_json())
         write_whole(self.out / f"{name}.txt", (account.to_text() + "\n").encode(errors="backslashreplace"))
         return account
 

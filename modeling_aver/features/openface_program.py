@@ -19,7 +19,7 @@ from pathlib import Path
 from .extractor import ExtractionError, ExtractorUnavailableError, FeatureIdentity
 from .media import read_timestamps
 from .openface import ACTION_UNITS, read_openface
-from .whole import STALE, clear_stale
+from .whole import STALE, clear_stale, digest_of
 
 PROGRAM = "FeatureExtraction"
 TIMEOUT = 600.0  # seconds for one clip; OpenFace runs at 5 to 30 frames a second on one core
@@ -185,11 +185,7 @@ def _on_path(name):
 
 
 def _digest(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):  # images hold gigabytes
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
+    return f"sha256:{digest_of(path, hashlib.sha256())}"
 
 
 def _mount(source, target, *flags):

@@ -11,6 +11,7 @@ import filelock
 
 PART = ".part"
 LONGEST_NAME = 255  # bytes that filesystems allow
+PIECE = 2**20  # bytes that are read at a time
 STALE = 3600.0  # seconds after which nobody writes to a part any more: the process was killed
 
 
@@ -20,8 +21,12 @@ class WriteError(OSError):
 
 def write_whole(path, content):
     """
-    Writes bytes in one step: nobody ever finds half of them under this name. They are written beside it first, to a
-    hidden file of its own name for each writer; what a killed one leaves is taken away by [`clear_stale`].
+    Writes a file in one step: nobody ever finds half of it under this name. It is written beside it first, to a hidden
+    file of its own name for each writer; what a killed one leaves is taken away by [`clear_stale`].
+
+    Args:
+        path (`Path`): Its folder is made where there is none.
+        content (`bytes` or `str`): Text is written as UTF-8.
 
     Raises:
         [`WriteError`]: where there is no room, or no right to write. A file of this name is then what it was.
@@ -31,7 +36,7 @@ def write_whole(path, content):
         # Not of the file's own name, which may be as long as one can be.
         part = path.with_name(f".{uuid.uuid4().hex}{PART}")
         try:
-            part.write_bytes(content)
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -77,6 +82,23 @@ def alone(lock, task):
     finally:
         lock.unlink(missing_ok=True)
         held.release()
+
+
+def digest_of(path, digest):
+    """
+    Digest of a file's content, in constant memory.
+
+    Args:
+        path (`str` or `Path`)
+        digest: Of [`hashlib`] or [`xxhash`], to which nothing was given yet.
+
+    Returns:
+        `str`: in hexadecimal digits.
+    """
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def too_long(path):

@@ -287,7 +287,7 @@ def _write(explanation, out, name):
         pictures["alignment"] = alignment_picture(explanation, name)
     for kind, content in pictures.items():
         write_whole(out / f"{name}.{kind}.png", content)
-    write_whole(out / f"{name}.json", (json.dumps(explanation.to_dict(), indent=1) + "\n").encode())
+    write_whole(out / f"{name}.json", json.dumps(explanation.to_dict(), indent=1) + "\n")
 
 
 def _rounded(values, digits=4):

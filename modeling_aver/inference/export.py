@@ -287,7 +287,7 @@ def _save_beside(model, processor, folder):
 
 def _finish(report, folder, pattern):
     report["bytes"] = sum(path.stat().st_size for path in folder.glob(pattern))
-    write_whole(folder / "export.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_whole(folder / "export.json", json.dumps(report, indent=1) + "\n")
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def write_timeline(answer, stem, labels, formats=FORMATS, title=""):
     for name in formats:
         content = makers[name]()
         paths.append(stem.with_name(f"{stem.name}.{name}"))
-        write_whole(paths[-1], content if isinstance(content, bytes) else content.encode())
+        write_whole(paths[-1], content)
     return paths
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..configuration_aver import AverConfig
+from ..features.whole import digest_of
 from ..modeling_aver import AverClassifierOutput
 
 FILE = "model.onnx"
@@ -125,6 +126,5 @@ class OnnxModel:
         """`str`: tells this model from another."""
         digest = hashlib.sha256()
         for path in sorted(self.path.parent.glob(f"{FILE}*")):
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(digest_of(path, hashlib.sha256()).encode())
         return digest.hexdigest()[:16]

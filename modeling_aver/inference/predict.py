@@ -216,7 +216,7 @@ class _Run:
 
     def save(self):
         if self.out is not None:
-            write_whole(self.out / "predictions.json", self.predictions.to_json().encode())
+            write_whole(self.out / "predictions.json", self.predictions.to_json())
             write_whole(self.out / "predictions.csv", self.predictions.to_csv().encode(errors="surrogateescape"))
         self.saved = time.monotonic()
 

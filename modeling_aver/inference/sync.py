@@ -248,4 +248,4 @@ def write_offsets(done, failed, path):
     """Writes what [`find_offsets`] found as JSON."""
     clips = [{"clip": name, **asdict(one), "verdict": one.to_text()} for name, one in sorted(done.items())]
     lost = [{"clip": name, "reason": reason} for name, reason in sorted(failed.items())]
-    write_whole(path, (json.dumps({"clips": clips, "failed": lost}, indent=1) + "\n").encode())
+    write_whole(path, json.dumps({"clips": clips, "failed": lost}, indent=1) + "\n")

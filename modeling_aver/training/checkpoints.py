@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers.trainer_pt_utils import safe_globals
 
+from ..features.whole import digest_of
+
 logger = logging.getLogger(__name__)
 
 # Where a checkpoint is written until it is whole: on the same file system, and not uploaded (names with _ are not).
@@ -21,7 +23,6 @@ ASIDE = "_unfinished"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
 _CHECKSUMS = "checksums.json"  # XXH3 of the weights; the other binary files carry their own
-_CHUNK = 2**24  # bytes
 _NEEDED = (_STATE, "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
@@ -66,13 +67,7 @@ def _problem_of_weights(folder):
 
 def _checksum(path):
     """`str`: XXH3 of a file, or `None` where there is none."""
-    if not path.is_file():
-        return None
-    digest = xxhash.xxh3_64()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return digest_of(path, xxhash.xxh3_64()) if path.is_file() else None
 
 
 def _missing(folder):

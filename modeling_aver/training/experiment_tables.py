@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
+from ..features.whole import write_whole
 from .experiment_results import measure
 from .experiments import EXPERIMENTS, fusion_cost, parameter_note
-from .results import write_whole
 from .scored_data import CORPORA, ScoredData
 from .statistics import LEVEL, NUM_RESAMPLES
 

@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader
 import train_hf
 
 from ..analysis import feature_dynamics, plot_feature_dynamics, plot_sign_agreements
+from ..features.whole import write_whole
 from ..modeling_aver import AverForEmotionClassification
 from ..processing_aver import AverProcessor
 from .arguments import AverTrainingArguments, parse_arguments
 from .collation import AverDataCollator
 from .folds import plan_runs
 from .profiles import profiles_of_clips
-from .results import write_whole
 from .statistics import LEVEL, clustered_mean_interval
 
 AGREEMENTS = "sign_agreement.csv"  # of a run, beside its results

@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
+from ..features.whole import write_whole
 from .metrics import EmotionScores
-from .results import read_predictions, scores_of_predictions, write_whole
+from .results import read_predictions, scores_of_predictions
 
 SCORES = ("war", "uar", "macro_f1")
 ARGUMENTS = "arguments.json"  # of a run that is one of several, as it began

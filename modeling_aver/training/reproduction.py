@@ -14,10 +14,10 @@ from transformers import HfArgumentParser
 
 import train_hf
 
+from ..features.whole import write_whole
 from .arguments import ModelArguments, parse_arguments
 from .experiments import SIZES, VARIED, Experiment, Row
 from .folds import arguments_that_matter, begin, is_finished
-from .results import write_whole
 from .run_folder import portable_results
 
 LOG = "train.log"

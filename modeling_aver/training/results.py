@@ -17,7 +17,7 @@ from rich.table import Column, Table
 
 from .. import __version__
 from ..features.media import one_line
-from ..features.whole import write_whole as write_bytes_whole
+from ..features.whole import write_whole
 from .metrics import confusion, recall_of_counts
 from .statistics import score_intervals
 
@@ -196,8 +196,3 @@ def write_results(
         write_whole(output_dir / "predictions.csv", predictions.to_csv(index=False))
         results |= scores_of_predictions(predictions, labels)
     write_whole(output_dir / "results.json", json.dumps(results, indent=2, default=str) + "\n")
-
-
-def write_whole(path, text):
-    """Writes text so that nobody ever finds half of it under this name; see [`~features.table.write_whole`]."""
-    write_bytes_whole(path, text.encode())
