@@ -18,7 +18,8 @@ from ..features import ExtractionError, ExtractorUnavailableError, MediaError
 from ..features.media import read_bytes
 from ..features.whole import WriteError, alone, clear_stale, too_long, write_whole
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
-from ..processing_aver import AverProcessor, SpeakerProfile
+from ..processing_aver import AverProcessor
+from ..speaker_profile import SpeakerProfile
 from ..windows import check_window, whole
 from .formats import FORMATS, check_formats, write_timeline
 from .onnx_model import RUNTIMES, OnnxModel

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from rich.progress import track
 
-from ..processing_aver import SpeakerProfile
+from ..speaker_profile import SpeakerProfile
 from .collation import AverDataCollator
 from .encoding import RunningStatistics, encode
 from .feature_cache import describe_encoder
