@@ -122,7 +122,8 @@ def test_published_costs_are_linear_in_clips_and_in_minutes_and_memory_is_flat()
 
 def test_the_published_data_path_costs_no_more_than_a_bare_loop():
     rows = {row["what"]: row for row in published("data_path")["rows"]}
-    for what in ("training: rows to batches", "files to batches"):
+    assert len(rows) == 4
+    for what in rows:
         assert median_ratio(rows[what]["bare"], rows[what]["ours"]) >= 0.9, what
 
 
