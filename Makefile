@@ -17,8 +17,9 @@ demo: $(READY)
 	$(BIN)/aver evaluate runs/demo
 	$(BIN)/aver figure3 runs/demo --clip 1001_DFA_ANG_XX --out runs/demo/figure3a.png
 
+# Two processes of one thread each, which is what two cores can do.
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
