@@ -17,12 +17,12 @@ demo: $(READY)
 	$(BIN)/aver evaluate runs/demo
 	$(BIN)/aver figure3 runs/demo --clip 1001_DFA_ANG_XX --out runs/demo/figure3a.png
 
-# Two processes of one thread each, which is what two cores can do.
+# Tests run in two processes of one thread each, which is what two cores can do.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 slow: $(READY)
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 # All tests, the slow ones too; fails where less than 95 % of the lines ran.
 coverage: $(READY)
