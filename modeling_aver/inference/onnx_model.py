@@ -126,5 +126,5 @@ class OnnxModel:
         """`str`: tells this model from another."""
         digest = hashlib.sha256()
         for path in sorted(self.path.parent.glob(f"{FILE}*")):
-            digest.update(digest_of(path, hashlib.sha256()).encode())
+            digest.update(bytes.fromhex(digest_of(path, hashlib.sha256())))
         return digest.hexdigest()[:16]
