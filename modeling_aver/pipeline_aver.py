@@ -39,7 +39,7 @@ TIMEOUT = 60.0  # seconds without a byte of a download
 HOPS = 4  # in a window, where no hop is given
 NOT_GIVEN = object()  # `top_k=None` asks for all emotions
 ACCEPTED = (
-    "An input may be a path, an http(s) address, a file's bytes, a waveform (num_samples,) or (channels, samples), "
+    "an input may be a path, an http(s) address, a file's bytes, a waveform (num_samples,) or (channels, samples), "
     "a pair (waveform, action units) or a dict: `array` or `raw` with `sampling_rate`, `bytes` or `path`, `audio` or "
     "`action_units`"
 )
@@ -74,6 +74,8 @@ class EmotionPipeline(ChunkPipeline):
         extractor ([`~modeling_aver.features.Extractor`], *optional*):
             Makes features of videos. Defaults to the one that the model was trained with.
         speaker_profile ([`SpeakerProfile`], *optional*): Of the one person who is in all of the recordings.
+        return_alignment (`bool`, *optional*, defaults to `False`):
+            Whether to return how similar the audio and video frames are, for a model with `ctm_loss_weight` above 0.
         batch_size (`int`, *optional*, defaults to 1): Clips, or windows, that the model hears and sees together.
 
     Returns:
@@ -81,7 +83,10 @@ class EmotionPipeline(ChunkPipeline):
         seen), `face` (share of the pictures with a face; `None` without pictures), `notes` (which stream was missing,
         and why) and `duration` (s). With `window`, also `window`, `hop` and `timeline`: for each `hop` seconds
         `start`, `end`, `emotions` (empty where there was nothing to go by), `face` and `levels` (loudest sample in
-        each tenth). See [`~modeling_aver.windows.merge`].
+        each tenth). See [`~modeling_aver.windows.merge`]. With `return_alignment`, also `alignment`: for each window
+        `start` and `end`, the `audio_timestamps` and `video_timestamps` of its frames (all in s, from the start of the
+        recording), and their cosine `similarity` (eq. 7-8), an array of shape `(num_audio_frames, num_video_frames)`;
+        `None` for a window that lacks a stream. Frames without a face are left out.
 
     Example:
 
@@ -111,6 +116,7 @@ class EmotionPipeline(ChunkPipeline):
         action_units_folder=None,
         extractor=None,
         speaker_profile=None,
+        return_alignment=None,
     ):
         if streams is not None and streams not in STREAMS:
             raise ValueError(f"`streams` ({streams!r}) may be {', '.join(STREAMS)}.")
@@ -123,7 +129,10 @@ class EmotionPipeline(ChunkPipeline):
         reading = {name: value for name, value in reading.items() if value is not None}
         speaker = {} if speaker_profile is None else {"speaker_profile": speaker_profile}
         ranking = {} if top_k is NOT_GIVEN else {"top_k": _checked_top_k(top_k)}
-        return {**reading, **timing}, speaker, {**timing, **ranking}
+        if return_alignment:
+            self._check_matching()
+        alignment = {} if return_alignment is None else {"return_alignment": return_alignment}
+        return {**reading, **timing}, {**speaker, **alignment}, {**timing, **ranking, **alignment}
 
     def preprocess(self, inputs, window=None, hop=None, **reading):
         """Windows of one input; a clip is one window."""
@@ -138,23 +147,28 @@ class EmotionPipeline(ChunkPipeline):
                 current = following
             yield {"window": current, "is_last": True}
 
-    def _forward(self, model_inputs, speaker_profile=None):
+    def _forward(self, model_inputs, speaker_profile=None, return_alignment=False):
         windows, is_last = model_inputs["window"], model_inputs["is_last"]
         batch = windows if isinstance(windows, list) else [windows]
         logits = torch.full((len(batch), self.model.config.num_labels), math.nan)
         used = [(self._heard(window), bool(window.success.any())) for window in batch]
         usable = [index for index, streams in enumerate(used) if any(streams)]
+        result = {"logits": logits, "window": [window.outline() for window in batch], "used": used}
+        if return_alignment:
+            result["alignment"] = [None] * len(batch)
         if usable:
             inputs = self._inputs(
                 [batch[index] for index in usable], [used[index] for index in usable], speaker_profile
             )
-            logits[usable] = self.model(**inputs.to(self.device)).logits.float().cpu()
-        outlines = [window.outline() for window in batch]
+            outputs = self.model(**inputs.to(self.device))
+            logits[usable] = outputs.logits.float().cpu()
+            for row, index in enumerate(usable) if return_alignment else ():
+                result["alignment"][index] = _alignment(outputs, row, batch[index])
         if not isinstance(windows, list):
-            outlines, used = outlines[0], used[0]
-        return {"logits": logits, "window": outlines, "used": used, "is_last": is_last}
+            result = {name: values if name == "logits" else values[0] for name, values in result.items()}
+        return {**result, "is_last": is_last}
 
-    def postprocess(self, model_outputs, window=None, hop=None, top_k=None):
+    def postprocess(self, model_outputs, window=None, hop=None, top_k=None, return_alignment=False):
         """The answer for one input, of all its windows."""
         windows = [output["window"] for output in model_outputs]
         probabilities = torch.cat([output["logits"] for output in model_outputs]).double().softmax(dim=-1).numpy()
@@ -173,6 +187,8 @@ class EmotionPipeline(ChunkPipeline):
             "notes": notes,
             "duration": windows[-1].end,
         }
+        if return_alignment:
+            answer["alignment"] = [output["alignment"] for output in model_outputs]
         if window is None:
             return answer
         timeline = [
@@ -191,6 +207,16 @@ class EmotionPipeline(ChunkPipeline):
         """As in transformers, with the processor, which it leaves out."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+    def _check_matching(self):
+        if not isinstance(self.model, torch.nn.Module):
+            raise ValueError(
+                "`return_alignment` needs the PyTorch model: an exported one returns no frame embeddings."
+            )
+        if not self.model.config.ctm_loss_weight:
+            raise ValueError(
+                "`return_alignment` needs a model trained with cross-temporal matching, but `ctm_loss_weight` is 0."
+            )
 
     def _inputs(self, windows, used, speaker_profile):
         """The model's inputs for windows of which each has a stream."""
@@ -377,12 +403,13 @@ def _as_row(inputs, name):
             return inputs
         if inputs.keys() & {"array", "raw", "bytes", "path"}:
             return {"audio": inputs}
-        raise ValueError(f"{ACCEPTED}; {name} is a dict with the keys {', '.join(map(str, inputs)) or '(none)'}.")
+        keys = ", ".join(map(str, inputs)) or "(none)"
+        raise ValueError(f"{name} is a dict with the keys {keys}, but {ACCEPTED}.")
     if isinstance(inputs, tuple) and len(inputs) == 2:
         return {"audio": inputs[0], "action_units": inputs[1]}
     if isinstance(inputs, np.ndarray | torch.Tensor) or hasattr(inputs, "get_all_samples"):
         return {"audio": inputs}
-    raise ValueError(f"{ACCEPTED}; {name} is of type {type(inputs).__name__}: {inputs!r:.60}.")
+    raise ValueError(f"{name} is of type {type(inputs).__name__} ({inputs!r:.60}), but {ACCEPTED}.")
 
 
 def _track_of(clip):
@@ -490,6 +517,21 @@ def _file_name(name, default):
 
 
 # ── what an answer says ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _alignment(outputs, row, window):
+    """Similarity of the audio and video frames of one window, or `None` where it lacks a stream."""
+    audio, video = outputs.audio_mask[row], outputs.video_mask[row]
+    if not (audio.any() and video.any()):
+        return None
+    similarity = outputs.audio_embeds[row, audio] @ outputs.video_embeds[row, video].mT
+    return {
+        "start": window.start,
+        "end": window.end,
+        "audio_timestamps": window.start + outputs.audio_timestamps[row, audio].double().numpy(force=True),
+        "video_timestamps": window.start + outputs.video_timestamps[row, video].double().numpy(force=True),
+        "similarity": similarity.float().numpy(force=True),
+    }
 
 
 def _share_of_faces(steps):

@@ -24,6 +24,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from datasets_scripts import SAMPLE_DIR, load_crema_d
 from modeling_aver import AverFeatureExtractor, AverProcessor, EmotionPipeline, pipeline_aver, processing_aver
+from modeling_aver.analysis import alignments
 from modeling_aver.features import ExtractorUnavailableError, MediaError, read_audio, read_openface, write_features
 from modeling_aver.features.openface import ACTION_UNITS
 
@@ -232,19 +233,21 @@ def rows():
 
 
 def test_whole_datasets_are_inputs_and_are_answered_lazily(recognize, rows):
+    rows = rows.select(range(3))
     expected = [recognize(row) for row in rows]
-    heard = [recognize(row["audio"]) for row in rows]
-    assert len(rows) > 2
-    for size in (1, 3):
-        for source in (rows, rows.to_iterable_dataset(), (row for row in rows)):
-            answers = recognize(source, batch_size=size)
-            assert not isinstance(answers, list)
-            for answer, one in zip(answers, expected, strict=True):
-                close(answer, one)
-        columns = (KeyDataset(rows, "audio"), (row["audio"] for row in rows), [row["audio"] for row in rows])
-        for source in columns:
-            for answer, one in zip(recognize(source, batch_size=size), heard, strict=True):
-                close(answer, one)
+    for source, size in ((rows, 1), (rows, 2), (rows.to_iterable_dataset(), 2), ((row for row in rows), 2)):
+        answers = recognize(source, batch_size=size)
+        assert not isinstance(answers, list)
+        for answer, one in zip(answers, expected, strict=True):
+            close(answer, one)
+
+
+def test_a_column_of_a_dataset_is_an_input(recognize, rows):
+    rows = rows.select(range(3))
+    expected = [recognize(row["audio"]) for row in rows]
+    for source in (KeyDataset(rows, "audio"), (row["audio"] for row in rows), [row["audio"] for row in rows]):
+        for answer, one in zip(recognize(source, batch_size=2), expected, strict=True):
+            close(answer, one)
 
 
 def test_a_dataset_of_arrays_with_a_path_column_is_an_input(recognize, clip):
@@ -270,6 +273,37 @@ def test_rows_that_torchcodec_decodes_are_inputs(recognize, rows, clip):
     torch.testing.assert_close(
         batch["input_values"], recognize.processor(clip["audio"])["input_values"], atol=1e-3, rtol=0
     )
+
+
+def test_the_alignment_is_that_of_the_model_s_embeddings(recognize, clip):
+    batch = recognize.processor(**clip, sampling_rate=16_000)
+    with torch.inference_mode():
+        (expected,) = alignments(recognize.model(**batch))
+    assert "alignment" not in recognize(clip)
+    (alone,) = recognize(clip, return_alignment=True)["alignment"]
+    half = {name: values[: len(values) // 2] for name, values in clip.items()}
+    together = recognize([half, clip, clip["audio"]], return_alignment=True, batch_size=3)
+    assert together[2]["alignment"] == [None]
+    for found in (alone, *together[1]["alignment"]):
+        np.testing.assert_allclose(found["similarity"], expected.similarity, atol=1e-4)
+        np.testing.assert_allclose(found["audio_timestamps"], expected.audio_timestamps, atol=1e-5)
+        np.testing.assert_allclose(found["video_timestamps"], expected.video_timestamps, atol=1e-5)
+
+
+def test_the_alignment_of_windows_is_on_the_clock_of_the_recording(recognize, clip):
+    answer = recognize(clip, window=0.5, hop=0.5, return_alignment=True)
+    starts = [found["start"] for found in answer["alignment"]]
+    assert starts == pytest.approx([0.0, 0.5, 1.0, 1.5])
+    for found in answer["alignment"]:
+        assert found["similarity"].shape == (len(found["audio_timestamps"]), len(found["video_timestamps"]))
+        for seconds in (found["audio_timestamps"], found["video_timestamps"]):
+            assert (found["start"] <= seconds).all() and (seconds < found["end"]).all()
+
+
+def test_a_model_without_matching_has_no_alignment(tmp_path, clip):
+    recognize = pipeline(TASK, model=str(saved(tmp_path, num_action_units=35, ctm_loss_weight=0.0)))
+    with pytest.raises(ValueError, match="`return_alignment` needs a model trained with .* `ctm_loss_weight` is 0"):
+        recognize(clip, return_alignment=True)
 
 
 def test_no_inputs_have_no_answers(recognize):
@@ -352,8 +386,8 @@ def test_features_of_another_maker_are_refused(recognize, clip):
 
 WAVE = np.zeros(16_000, np.float32)
 WRONG = {
-    "None": (None, "An input may be a path.*; the clip is of type NoneType: None"),
-    "a number": (7, "An input may be a path.*; the clip is of type int: 7"),
+    "None": (None, r"the clip is of type NoneType \(None\), but an input may be a path"),
+    "a number": (7, r"the clip is of type int \(7\), but an input may be a path"),
     "a dict of other keys": ({"text": 1, "lang": 2}, "the clip is a dict with the keys text, lang"),
     "an empty dict": ({}, r"the clip is a dict with the keys \(none\)"),
     "neither stream": ({"audio": None}, "the clip holds neither `audio` nor `action_units`"),
@@ -373,7 +407,7 @@ WRONG = {
     "rate of nothing": ({"array": WAVE, "sampling_rate": 0}, r"`sampling_rate` of `audio` of the clip \(0\) must be"),
     "too short": (np.zeros((2, 3)), "neither sound nor a face to go by. the clip: 3 samples are too few"),
     "in a list": ([WAVE, np.full(9, np.inf)], "`audio` of clip 1 must be finite, but 9 of its 9"),
-    "in a generator": ((wave for wave in (WAVE, None)), "An input may be .*; clip 1 is of type NoneType"),
+    "in a generator": ((wave for wave in (WAVE, None)), r"clip 1 is of type NoneType \(None\), but an input may be"),
     "34 columns": ({"action_units": np.zeros((4, 34))}, "must have 35 channels .*, but the clip has 34"),
     "another length": (
         {"audio": WAVE, "action_units": np.zeros((300, 35)), "utterance_id": "u7"},
