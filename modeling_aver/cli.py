@@ -53,8 +53,8 @@ def evaluate(
     from .training.results import predictions_table, print_predictions
     from .training.setup import check_features, check_labels
 
-    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
     network, processor = _load(model)
+    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
     labels = dataset.features["label"].names
     check_labels(network.config, labels)
     check_features(processor.feature_extractor, identities_of(dataset))
@@ -105,11 +105,11 @@ def figure3(
     from .analysis import feature_dynamics, plot_feature_dynamics
     from .training.collation import AverDataCollator
 
+    network, processor = _load(model)
     dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
     ids = list(dataset["utterance_id"])
     if clip not in ids:
         raise ValueError(f"There is no clip {clip} among {len(ids)} clips such as {', '.join(ids[:3])}.")
-    network, processor = _load(model)
     (dynamics,) = feature_dynamics(network, AverDataCollator(processor)([dataset[ids.index(clip)]]))
     agreement = dynamics.sign_agreement()
     plot_feature_dynamics({f"{clip}: the streams move the same way {agreement:.0%} of the time": dynamics}, out)
@@ -329,11 +329,12 @@ def web_app(
 
         typer.echo("\n".join(map(str, write_space(space, model))))
         return
+    _saved(model)
     from .inference.clip_report import Limits
     from .inference.web_page import serve
 
     limits = Limits(round(max_megabytes * 2**20), max_seconds)
-    page = serve(_saved(model), host, port, limits, wait=False, openface=openface)
+    page = serve(model, host, port, limits, wait=False, openface=openface)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
 
@@ -420,12 +421,12 @@ def _load(model):
 
 
 def _saved(model):
-    """The folder or Hub id itself; refuses what can only be a folder and is none."""
-    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
-        raise ValueError(f"There is no folder {model}. Name a folder that was saved, or a Hub id as org/name.")
-    if Path(model).is_dir():
-        from .training.saved_model import check_saved_model
+    """The folder or Hub id itself; refuses what is neither, and a damaged folder."""
+    from .training.model_source import check_model_source
+    from .training.saved_model import check_saved_model
 
+    check_model_source(model)
+    if Path(model).is_dir():
         check_saved_model(model)
     return model
 
