@@ -6,7 +6,6 @@ Parameter names are transformers' own, so that their checkpoints load.
 import contextlib
 import json
 import os
-import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -360,7 +359,7 @@ class PretrainedCheckpoint:
         if file.name != PICKLES[1]:
             return [file]
         try:
-            names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(map(str, set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
         if outside := [name for name in names if Path(name).name != name]:
@@ -438,7 +437,7 @@ def _is_plain(item):
 def _why_refused(error):
     if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"refers to {named[1]}, which is not a tensor: torch's weights-only loader refuses it."
-    if isinstance(error, pickle.UnpicklingError):
+    if type(error).__name__ == "UnpicklingError":
         return "holds more than plain tensors: torch's weights-only loader refuses it."
     return f"cannot be read: {_first_line(error).removesuffix('.')}. Was it cut short?"
 
