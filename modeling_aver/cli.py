@@ -105,8 +105,8 @@ def evaluate(
     from .training.results import predictions_table, print_predictions
     from .training.setup import check_features, check_labels
 
-    dataset = _load_crema_d(data_dir, action_units_folder)
     network, processor = _load(model)
+    dataset = _load_crema_d(data_dir, action_units_folder)
     labels = dataset.features["label"].names
     check_labels(network.config, labels, "`aver evaluate` scores models that were trained on CREMA-D's emotions.")
     check_features(processor.feature_extractor, identities_of(dataset))
@@ -157,11 +157,11 @@ def figure3(
     from .training.collation import AverDataCollator
 
     check_installed("matplotlib", extra="plot")
+    network, processor = _load(model)
     dataset = _load_crema_d(data_dir, action_units_folder)
     ids = list(dataset["utterance_id"])
     if clip not in ids:
         raise ValueError(f"There is no clip {clip} among {len(ids)} clips such as {', '.join(ids[:3])}.")
-    network, processor = _load(model)
     (dynamics,) = feature_dynamics(network, AverDataCollator(processor)([dataset[ids.index(clip)]]))
     agreement = dynamics.sign_agreement()
     plot_feature_dynamics({f"{clip}: the streams move the same way {agreement:.0%} of the time": dynamics}, out)
@@ -405,13 +405,14 @@ def web_app(
 
         typer.echo("\n".join(map(str, write_space(space, model))))
         return
+    _saved(model)
     from .inference.clip_report import Limits
     from .inference.web_page import serve
 
     limits = Limits(round(max_megabytes * 2**20), max_seconds)
     extractor = {"openface": openface, "face_landmarker": face_landmarker}
     given = {name: value for name, value in extractor.items() if value is not None}
-    page = serve(_saved(model), host, port, limits, wait=False, **given)
+    page = serve(model, host, port, limits, wait=False, **given)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
 
@@ -507,12 +508,12 @@ def _load(model):
 
 
 def _saved(model):
-    """The folder or Hub id itself; refuses what can only be a folder and is none."""
-    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
-        raise ValueError(f"There is no folder {model}. Name a folder that was saved, or a Hub id as org/name.")
-    if Path(model).is_dir():
-        from .training.saved_model import check_saved_model
+    """The folder or Hub id itself; refuses what is neither, and a damaged folder."""
+    from .training.model_source import check_model_source
+    from .training.saved_model import check_saved_model
 
+    check_model_source(model)
+    if Path(model).is_dir():
         check_saved_model(model)
     return model
 

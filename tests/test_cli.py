@@ -48,9 +48,7 @@ def test_a_clip_that_is_not_there_is_named(saved):
 
 
 def test_a_folder_that_is_not_there_is_named():
-    with pytest.raises(
-        ValueError, match="There is no folder runs/my/model. Name a folder that was saved, or a Hub id"
-    ):
+    with pytest.raises(ValueError, match="^There is no folder runs/my/model, and it is not a Hub id such as org/name"):
         aver("evaluate", "runs/my/model")
 
 

@@ -21,6 +21,7 @@ from ..features.whole import WriteError, alone, clear_stale, too_long, write_who
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
 from ..processing_aver import AverProcessor
 from ..speaker_profile import SpeakerProfile
+from ..training.model_source import check_model_source
 from ..windows import check_window
 from .formats import FORMATS, check_formats, write_timeline
 from .onnx_model import RUNTIMES, OnnxModel
@@ -82,10 +83,11 @@ def load_pipeline(model, speaker_profile=None, runtime="torch"):
         runtime (`str`, *optional*, defaults to `"torch"`): `"onnx"` for a folder of `aver export onnx`.
 
     Raises:
-        `ValueError`: if it holds another kind of model, the file no profile, or `runtime` is unknown.
+        `ValueError`: if it is neither, holds another kind of model, the file no profile, or `runtime` is unknown.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"`runtime` ({runtime!r}) may be {', '.join(RUNTIMES)}.")
+    check_model_source(model)
     profile = None if speaker_profile is None else SpeakerProfile.load(speaker_profile)
     if runtime == "onnx":
         parts = {"model": OnnxModel(model), "processor": AverProcessor.from_pretrained(model, trust_remote_code=False)}

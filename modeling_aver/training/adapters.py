@@ -1,15 +1,31 @@
 """LoRA on the audio encoder (Hu et al. 2021): small matrices train beside its weights, and end up within them."""
 
+from importlib.metadata import version
 from importlib.util import find_spec
 
+from transformers.integrations.peft import MIN_PEFT_VERSION
+from transformers.utils.peft_utils import check_peft_version
+
+TAKES_OLDER_PEFT = "transformers<5.24"  # 5.20 to 5.23 ask for peft 0.20
 # transformers' attention of these encoders takes the weights out of its layers and would pass by their adapters.
 PASSED_BY = {"wavlm": {"q_proj", "k_proj", "v_proj", "out_proj"}}
 
 
 def require_peft():
-    """Raises `ImportError` that says what to install, if PEFT is not there."""
+    """
+    Raises:
+        `ImportError`: if PEFT is missing, or older than the installed transformers asks for; says what to install.
+    """
     if find_spec("peft") is None:
         raise ImportError('`lora_rank` needs PEFT: pip install "modeling-aver[peft]".')
+    try:
+        check_peft_version(min_version=MIN_PEFT_VERSION)
+    except ValueError as error:
+        raise ImportError(
+            f"`lora_rank`: transformers {version('transformers')} needs peft {MIN_PEFT_VERSION} or newer, but peft "
+            f"{version('peft')} is installed. Install a newer peft or, while there is none, a transformers that takes "
+            f'this one: pip install "{TAKES_OLDER_PEFT}".'
+        ) from error
 
 
 def add_lora(audio_encoder, *, rank, alpha, target_modules):
