@@ -314,13 +314,15 @@ def enroll(
 @app.command("app")
 def web_app(
     model: ModelOption,
-    host: Annotated[str, typer.Option(help="Address to listen at; this one is for this machine alone.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine alone.")
+    ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free from 7860.")] = None,
     openface: OpenFace = None,
-    max_seconds: Annotated[float, typer.Option(help="Of a clip.")] = 120.0,
-    max_megabytes: Annotated[float, typer.Option(help="Of a clip's file.")] = 100.0,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip, in seconds.")] = 120.0,
+    max_megabytes: Annotated[float, typer.Option(help="Largest file of a clip, in MB.")] = 100.0,
     space: Annotated[
-        Path | None, typer.Option(help="Write the folder of a Hugging Face Space, and serve nothing.")
+        Path | None, typer.Option(help="Write the folder of a Hugging Face Space with this page, and serve nothing.")
     ] = None,
 ):
     """Serves a web page: a clip in, its emotions over time out."""
