@@ -327,9 +327,7 @@ def web_app(
 ):
     """Serves a web page: a clip in, its emotions over time out."""
     if space is not None:
-        from .inference.space import write_space
-
-        typer.echo("\n".join(map(str, write_space(space, model))))
+        _write_space(space, model)
         return
     from .inference.clip_report import Limits
     from .inference.web_page import serve
@@ -338,6 +336,18 @@ def web_app(
     page = serve(_saved(model), host, port, limits, wait=False, openface=openface)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
+
+
+def _write_space(space, model):
+    from .inference.space import size_of, write_space
+
+    for path in write_space(space, _saved(model)):
+        typer.echo(f"{path} ({size_of(path) / 1e6:.1f} MB)" if path.is_dir() else path)
+    if Path(model).is_dir():
+        typer.echo(f"The model of {model} is copied into the Space.")
+    else:
+        typer.echo(f"The Space downloads {model} from the Hub; aver push RUN {model} uploads a run there.")
+    typer.echo(f"Try it: cd {space} && python app.py. Publish it: hf upload org/name {space} --repo-type space")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -38,7 +39,7 @@ from modeling_aver.inference.model_info import read_model_info
 from modeling_aver.inference.page_session import EXAMPLES, PageSession
 from modeling_aver.inference.preview import browser_video
 from modeling_aver.inference.report_html import CSS, error_html, model_html, report_html, result_files
-from modeling_aver.inference.space import write_space
+from modeling_aver.inference.space import OPTIONAL, REQUIREMENTS, write_space
 
 MEDIAPIPE = FeatureIdentity("mediapipe", "1", {}, BLENDSHAPES)
 ROOT = Path(__file__).resolve().parents[1]
@@ -469,28 +470,113 @@ def test_openface_for_a_model_of_other_features_is_refused(recognize):
         PageSession(recognize, openface="x")
 
 
-def test_a_space_has_settings_and_a_page_that_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_aver.inference.space.version", lambda name: {"gradio": "6.1.0"}.get(name, "0.1.0"))
-    files = write_space(tmp_path / "space", "org/aver-demo")
-    assert {path.name for path in files} == {"README.md", "app.py", "requirements.txt", "packages.txt"}
+@pytest.fixture
+def run_folder(tmp_path):
+    """`runs/my_run`, with results that hold a path of this machine."""
+    folder = made_up_run(tmp_path / "runs" / "my_run")
+    results = json.loads((folder / "results.json").read_text())
+    results["command"] = "train_hf.py a.yaml --output_dir /home/anna/run"
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture
+def space(run_folder, tmp_path):
+    pytest.importorskip("gradio", reason='needs Gradio: pip install ".[app]"')
+    output, status = aver("app", "--model", "runs/my_run", "--space", "my_space", cwd=tmp_path)
+    assert status == 0, output
+    return tmp_path / "my_space", output
+
+
+@pytest.mark.slow
+def test_a_space_of_a_folder_holds_the_model_and_starts(space, serving, free_port, run_folder, upload):
+    folder, output = space
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert names == {"config.json", "processor_config.json", "model.safetensors", "results.json"}
+    weights = [path / "model.safetensors" for path in (folder / "model", run_folder)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    megabytes = sum(path.stat().st_size for path in (folder / "model").iterdir()) / 1e6
+    assert f"my_space/model ({megabytes:.1f} MB)" in output
+    assert "/home/anna" not in (folder / "model" / "results.json").read_text()
+    assert not list(folder.rglob("__pycache__"))
+    shutil.rmtree(run_folder)
+    port = {"GRADIO_SERVER_PORT": str(free_port), "PYTHONPATH": ""}  # the Space's own copy of the code is imported
+    address, _ = serving([sys.executable, "app.py"], folder, free_port, **port)
+    assert "sound alone" in answered(address, upload())
+    with urllib.request.urlopen(f"{address}config") as config:
+        assert b"Model <b>my_run</b>" in config.read()
+
+
+@pytest.mark.slow
+def test_a_space_has_the_settings_that_hugging_face_reads(space):
+    folder, _ = space
+    settings = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    gradio = importlib.metadata.version("gradio")
+    assert settings["sdk"] == "gradio" and settings["sdk_version"] == gradio and settings["app_file"] == "app.py"
+    assert settings["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert len(settings["short_description"]) <= 60 and "models" not in settings
+    lines = (folder / "requirements.txt").read_text().splitlines()[1:]
+    pins = dict(line.split("==") for line in lines)
+    assert pins["gradio"] == gradio and pins["transformers"] == importlib.metadata.version("transformers")
+    assert not any("+" in pin for pin in pins.values())
+
+
+def test_the_requirements_of_a_space_are_those_of_the_package_and_its_page():
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["app"], *extras["mediapipe"]]
+    assert {re.match(r"[\w-]+", line).group() for line in wanted} == set(REQUIREMENTS) and set(OPTIONAL) < set(
+        REQUIREMENTS
+    )
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    monkeypatch.setattr("modeling_aver.inference.space.version", lambda name: {"torch": "2.13.0+cpu"}.get(name, "6.1"))
+
+
+def test_a_space_of_a_hub_model_downloads_it(tmp_path, versions):
+    write_space(tmp_path / "space", "org/aver-demo")
     settings = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
-    assert settings["sdk"] == "gradio" and settings["sdk_version"] == "6.1.0" and settings["app_file"] == "app.py"
-    assert settings["models"] == ["org/aver-demo"] and len(settings["short_description"]) <= 60
+    assert settings["models"] == ["org/aver-demo"] and settings["sdk_version"] == "6.1"
     code = (tmp_path / "space" / "app.py").read_text()
-    assert "serve" in compile(code, "app.py", "exec").co_names and '"org/aver-demo"' in code
-    assert "modeling-aver[app,mediapipe]==0.1.0" in (tmp_path / "space" / "requirements.txt").read_text()
-    write_space(tmp_path / "space", "org/other")  # again
+    assert "serve" in compile(code, "app.py", "exec").co_names and 'serve("org/aver-demo")' in code
+    assert "torch==2.13.0\n" in (tmp_path / "space" / "requirements.txt").read_text()
+    assert not (tmp_path / "space" / "model").exists()
 
 
-@pytest.mark.parametrize("model", ["runs/demo/deep", "./runs", "demo", 'org/x"); import os; ("'])
-def test_a_space_needs_a_model_of_the_hub(tmp_path, model):
-    with pytest.raises(ValueError, match="`model` must be an id as org/name"):
-        write_space(tmp_path, model)
+def test_a_space_written_again_has_the_new_model_only(tmp_path, run_folder, versions):
+    write_space(tmp_path / "space", str(run_folder))
+    write_space(tmp_path / "space", "org/other")
+    assert not (tmp_path / "space" / "model").exists()
+    assert 'serve("org/other")' in (tmp_path / "space" / "app.py").read_text()
 
 
-def test_a_space_takes_no_other_file_s_place(tmp_path):
-    (tmp_path / "README.md").write_text("# Mine")
-    with pytest.raises(FileExistsError, match="not from `aver app --space`"):
+@pytest.mark.parametrize("model", ["runs/demo/deep", "./runs", "demo", 'org/x"); import os; ("', "org/a--b", "-org/x"])
+def test_a_space_needs_a_saved_folder_or_a_hub_id(tmp_path, model):
+    with pytest.raises(ValueError, match="is no Hub id as org/name"):
+        write_space(tmp_path / "space", model)
+    assert not (tmp_path / "space").exists()
+
+
+@pytest.mark.parametrize("missing", ["config.json", "processor_config.json", "model.safetensors"])
+def test_a_space_of_an_incomplete_folder_is_refused(tmp_path, run_folder, missing):
+    (run_folder / missing).unlink()
+    with pytest.raises(ValueError, match=f"my_run lacks {missing}. Name a folder"):
+        write_space(tmp_path / "space", str(run_folder))
+
+
+def test_a_space_of_another_kind_of_model_is_refused(tmp_path, run_folder):
+    (run_folder / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="holds a model of type bert, not aver"):
+        write_space(tmp_path / "space", str(run_folder))
+
+
+@pytest.mark.parametrize("name", ["README.md", "app.py", "model", "modeling_aver"])
+def test_a_space_replaces_nothing_that_it_did_not_write(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileExistsError, match="was not written by aver app --space"):
         write_space(tmp_path, "org/aver-demo")
 
 
