@@ -389,21 +389,21 @@ def enroll(
 @app.command("app")
 def web_app(
     model: ModelOption,
-    host: Annotated[str, typer.Option(help="Address to listen at; this one is for this machine alone.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine alone.")
+    ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free from 7860.")] = None,
     openface: OpenFace = None,
     face_landmarker: FaceLandmarker = None,
-    max_seconds: Annotated[float, typer.Option(help="Of a clip.")] = 120.0,
-    max_megabytes: Annotated[float, typer.Option(help="Of a clip's file.")] = 100.0,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip, in seconds.")] = 120.0,
+    max_megabytes: Annotated[float, typer.Option(help="Largest file of a clip, in MB.")] = 100.0,
     space: Annotated[
-        Path | None, typer.Option(help="Write the folder of a Hugging Face Space, and serve nothing.")
+        Path | None, typer.Option(help="Write the folder of a Hugging Face Space with this page, and serve nothing.")
     ] = None,
 ):
     """Serves a web page: a clip in, its emotions over time out."""
     if space is not None:
-        from .inference.space import write_space
-
-        typer.echo("\n".join(map(str, write_space(space, model))))
+        _write_space(space, model)
         return
     _saved(model)
     from .inference.clip_report import Limits
@@ -415,6 +415,18 @@ def web_app(
     page = serve(model, host, port, limits, wait=False, **given)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
+
+
+def _write_space(space, model):
+    from .inference.space import size_of, write_space
+
+    for path in write_space(space, _saved(model)):
+        typer.echo(f"{path} ({size_of(path) / 1e6:.1f} MB)" if path.is_dir() else path)
+    if Path(model).is_dir():
+        typer.echo(f"The model of {model} is copied into the Space.")
+    else:
+        typer.echo(f"The Space downloads {model} from the Hub; aver push RUN {model} uploads a run there.")
+    typer.echo(f"Try it: cd {space} && python app.py. Publish it: hf upload org/name {space} --repo-type space")
 
 
 @app.command()
