@@ -8,10 +8,8 @@ import torch
 import transformers
 import yaml
 from conftest import AUDIO_ENCODERS, aver_config, aver_model
-from packaging.version import Version
 from safetensors.torch import load_file
 from test_train_hf import TINY
-from transformers.integrations.peft import MIN_PEFT_VERSION
 
 import train_hf
 from modeling_aver import AverForEmotionClassification
@@ -25,10 +23,7 @@ LORA = {"lora_rank": 2, "lora_alpha": 8.0, "max_steps": 4, "save_strategy": "ste
 
 @pytest.fixture(scope="module", autouse=True)
 def peft():
-    peft = pytest.importorskip("peft", reason="waits for the extra peft")
-    if Version(peft.__version__) < Version(MIN_PEFT_VERSION):
-        pytest.skip(f"waits for peft {MIN_PEFT_VERSION}, which this transformers asks for")
-    return peft
+    return pytest.importorskip("peft", reason="waits for the extra peft")
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +155,10 @@ def test_without_peft_one_line_says_what_to_install(recipe, monkeypatch):
         parse_arguments([str(recipe)])
 
 
-def test_a_peft_too_old_for_transformers_is_named_before_clips_are_read(recipe, peft, monkeypatch):
-    """As with transformers 5.24 and peft 0.21; the data folder does not exist, so reading clips would fail first."""
+def test_a_peft_older_than_transformers_asks_for_is_a_warning(recipe, peft, monkeypatch, caplog):
+    """As with transformers 5.24 and peft 0.21."""
     monkeypatch.setattr(adapters, "MIN_PEFT_VERSION", "999.0")
-    with pytest.raises(ImportError) as error:
-        train_hf.main([str(recipe), "--output_dir", "unused", "--data_dir", "missing"])
-    message = str(error.value)
-    assert f"transformers {transformers.__version__} needs peft 999.0 or newer, but peft {peft.__version__}" in message
+    parse_arguments([str(recipe)])
+    (message,) = [record.getMessage() for record in caplog.records if record.name == adapters.__name__]
+    assert f"transformers {transformers.__version__} asks for peft 999.0 or newer, but peft {peft.__version__}" in message
     assert 'pip install "transformers<5.24"' in message and "\n" not in message
