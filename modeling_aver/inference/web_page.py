@@ -39,9 +39,9 @@ def build_page(session):
             f"# {TITLE}\nWhat a voice and a face seem to express, second by second, by a model of acted emotion: it "
             "does not know what a person feels. Uploads are deleted as soon as they are answered."
         )
-        gr.HTML(session.model_html(), elem_id="model", padding=False)
+        gr.HTML(session.model_html(), elem_id="model")
         if session.notes:
-            gr.HTML(session.notes_html(), padding=False)
+            gr.HTML(session.notes_html())
         profile = gr.State(None, time_to_live=KEEP)
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -53,7 +53,7 @@ def build_page(session):
                     examples = [gr.Button(label, size="sm") for label in session.examples]
                 table = _table_input()
                 calibration = _calibration_input(session.can_calibrate)
-        report = gr.HTML(elem_id="report", padding=False, js_on_load=SCRIPT, apply_default_css=False)
+        report = gr.HTML(elem_id="report", js_on_load=SCRIPT, apply_default_css=False)
     parts = {"clip": clip, "recording": recording, "table": table, "profile": profile, "report": report}
     _connect(page, session, parts, run, examples)
     _connect_calibration(page, session, profile, *calibration)
@@ -82,7 +82,7 @@ def _calibration_input(visible):
         clips = gr.File(label="Clips of the person, in many moods", file_count="multiple", height=150)
         with gr.Row():
             start, forget = gr.Button("Calibrate", size="sm"), gr.Button("Forget the person", size="sm")
-        return clips, start, forget, gr.HTML(padding=False)
+        return clips, start, forget, gr.HTML()
 
 
 def _connect(page, session, parts, run, examples):
