@@ -43,6 +43,7 @@ from modeling_aver.training.folds import (
     summarize,
 )
 from modeling_aver.training.metrics import compute_metrics
+from modeling_aver.training.model_source import check_model_source
 from modeling_aver.training.push import push_run
 from modeling_aver.training.rehearsal import Rehearsal
 from modeling_aver.training.results import predictions_table, write_results
@@ -92,6 +93,8 @@ def train_unless_finished(run, *arguments):
 
 def train_and_score(model_args, data_args, training_args):
     """One run: trains, saves, scores `eval_split`, and writes the results."""
+    if source := model_args.model_name_or_path or model_args.audio_model_name_or_path:
+        check_model_source(source, model_args.model_revision)
     start = where_to_start(training_args)
     set_seed(training_args.seed)
     with training_args.main_process_first(desc="reading clips"):

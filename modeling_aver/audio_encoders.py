@@ -3,8 +3,20 @@
 Parameter names are transformers' own, so that their checkpoints load.
 """
 
+import contextlib
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+from huggingface_hub import HfApi, cached_assets_path, constants, hf_hub_download, is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import WeakFileLock, httpx
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel
 from transformers import initialization as init
@@ -12,6 +24,9 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import extract_commit_hash, logging
+
+logger = logging.get_logger(__name__)
 
 
 class MaskedGroupNormConvolutions(nn.Module):
@@ -166,29 +181,278 @@ def finetuning_config(audio_config):
     return audio_config
 
 
-def pretrained_weights(name, audio_config, kwargs):
-    """State of the encoder of a checkpoint, all of it or a `ValueError` that says what is missing."""
-    source, extra = AutoModel, {}
+# ── weights of a pretrained encoder ──────────────────────────────────────────────────────────────────────────────────
+
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+CONVERSION_BOT = "SFconvertbot"  # opens the Hub's pull requests that add safetensors
+
+
+def pretrained_weights(name, audio_config, use_safetensors=None, **kwargs):
+    """
+    State of the encoder of a checkpoint.
+
+    Args:
+        name (`str`): Hub id or folder.
+        audio_config (`PreTrainedConfig`): Of the same checkpoint.
+        use_safetensors (`bool`, *optional*): See [`PretrainedCheckpoint.weights`].
+        kwargs: Those of `from_pretrained`.
+
+    Raises:
+        `ValueError`: if the checkpoint has no weights in the wanted format, if they cannot be read without running
+        code, or if some of the encoder's are missing.
+    """
+    source, extra = MODEL_MAPPING[type(audio_config)], {}
     if audio_config.model_type == "whisper":  # whole whisper checkpoints hold it as `model.encoder`
         source, extra = WhisperEncoder, {"key_mapping": {r"^(model\.)?encoder\.": ""}}
-    try:
-        encoder, report = source.from_pretrained(
-            name, config=audio_config, output_loading_info=True, **extra, **kwargs
-        )
-    except OSError as error:
-        if "safetensors" not in str(error):
-            raise
-        raise ValueError(
-            f"`{name}` has no model.safetensors. Convert it once by torch's weights-only loader, and name the folder: "
-            f'AutoModel.from_pretrained("{name}", use_safetensors=False).save_pretrained(FOLDER); '
-            f'AutoFeatureExtractor.from_pretrained("{name}").save_pretrained(FOLDER)'
-        ) from error
+    hub = {key: kwargs.pop(key) for key in ("revision", *PretrainedCheckpoint.HUB_OPTIONS) if key in kwargs}
+    weights = PretrainedCheckpoint(name, **hub).weights(use_safetensors)
+    encoder, report = source.from_pretrained(
+        **weights, config=audio_config, output_loading_info=True, **extra, **kwargs
+    )
     if report["missing_keys"]:
         raise ValueError(
             f"`{name}` lacks {len(report['missing_keys'])} weights of its {audio_config.model_type} encoder, such as "
             f"{sorted(report['missing_keys'])[0]}."
         )
     return encoder.state_dict()
+
+
+class PretrainedCheckpoint:
+    """
+    The weights of a Hub repository at one commit, or of a folder.
+
+    Args:
+        name (`str`): Hub id or folder.
+        revision (`str`, *optional*): Branch, tag or commit.
+        options: Those of `HUB_OPTIONS`, as `huggingface_hub.hf_hub_download` takes them.
+    """
+
+    HUB_OPTIONS = ("token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+    def __init__(self, name, revision=None, **options):
+        self.name, self.options = str(name), options
+        self.is_folder, self.revision = Path(name).is_dir(), revision
+        config = self.find("config.json")
+        if not self.is_folder and config is not None:
+            self.revision = extract_commit_hash(str(config), None)
+
+    def weights(self, use_safetensors=None):
+        """
+        Finds the weights: safetensors if the revision has them, else those of the Hub's conversion pull request for
+        exactly this revision, else `pytorch_model.bin`, read by torch's weights-only loader. The last is converted to
+        safetensors in a local cache, which later calls read.
+
+        Args:
+            use_safetensors (`bool`, *optional*): `True` takes only safetensors of the revision itself, `False` only
+                `pytorch_model.bin`.
+
+        Returns:
+            `dict`: Arguments of `from_pretrained` that load them.
+
+        Raises:
+            `ValueError`: if there are none.
+        """
+        if use_safetensors is not False and self.find(*SAFETENSORS):
+            return self._safetensors_at(self.revision)
+        if use_safetensors is None:
+            weights = None if self.is_folder else self._converted()
+            if weights is not None:
+                return weights
+        file = None if use_safetensors else self.find(*PICKLES)
+        if file is None:
+            wanted = {None: "model.safetensors or pytorch_model.bin", True: SAFETENSORS[0], False: PICKLES[0]}
+            remedy = " Without `use_safetensors=True`, pytorch_model.bin is read too." if use_safetensors else ""
+            raise ValueError(f"No {wanted[use_safetensors]} was found in `{self.name}`{self._place()}.{remedy}")
+        return self._pickled(file, cached=use_safetensors is None)
+
+    def find(self, *names, revision=None):
+        """`Path` of the first of these files that exists, downloaded if need be; `None` if there is none."""
+        for name in names:
+            if self.is_folder:
+                path = Path(self.name, self.options.get("subfolder") or "", name)
+                if path.is_file():
+                    return path
+                continue
+            try:
+                return Path(hf_hub_download(self.name, name, revision=revision or self.revision, **self.options))
+            except EntryNotFoundError:  # also where it is not cached and the Hub cannot be reached
+                continue
+            except httpx.HTTPError as error:
+                raise OSError(f"{name} of `{self.name}` cannot be downloaded: {_first_line(error)}") from error
+        return None
+
+    def _place(self):
+        return "" if self.is_folder else f" at revision {self.revision or 'main'}, on the Hub or in its local cache"
+
+    def _safetensors_at(self, revision):
+        hub = {} if self.is_folder else {"revision": revision, **self.options}
+        return {"pretrained_model_name_or_path": self.name, "use_safetensors": True, **hub}
+
+    def _converted(self):
+        """Of an earlier conversion, or of the Hub's pull request; `None` if there is neither."""
+        cache = self._cache_folder()
+        if cache is not None and _is_readable(cache / SAFETENSORS[0]):
+            return {"pretrained_model_name_or_path": str(cache), "use_safetensors": True}
+        known = [] if cache is None else [path.suffix[1:] for path in cache.glob("pull_request.*")]
+        commit = known[0] if known else self._find_pull_request()
+        with contextlib.suppress(OSError):  # then there is still the pickled file
+            if commit is not None and self.find(*SAFETENSORS, revision=commit):
+                if cache is not None:
+                    (cache / f"pull_request.{commit}").touch()
+                return self._safetensors_at(commit)
+        return None
+
+    def _cache_folder(self):
+        """`Path` of what is known about this commit; `None` where it is unknown or nothing can be written."""
+        if self.revision is None:
+            return None
+        parent = self.options.get("cache_dir")
+        assets = constants.HF_ASSETS_CACHE if parent is None else Path(parent, "assets")
+        subfolder = f"{self.revision}/{self.options.get('subfolder') or ''}".rstrip("/")
+        try:
+            return cached_assets_path("modeling-aver", self.name, subfolder, assets_dir=assets)
+        except (OSError, ValueError):  # ValueError where a file is in the way
+            return None
+
+    def _find_pull_request(self):
+        """
+        Commit of the open pull request in which the Hub's bot added safetensors beside the very `pytorch_model.bin`
+        of this revision; `None` if there is none, or if the Hub cannot be asked.
+        """
+        if is_offline_mode() or self.options.get("local_files_only"):
+            return None
+        api = HfApi(token=self.options.get("token"))
+        try:
+            pickles, _ = self._blobs(api, self.revision)
+            for pull in api.get_repo_discussions(self.name, author=CONVERSION_BOT, discussion_type="pull_request"):
+                if pull.author != CONVERSION_BOT or pull.status != "open" or not pull.is_pull_request:
+                    continue
+                converted, commit = self._blobs(api, pull.git_reference)
+                if pickles and pickles == converted:
+                    return commit
+        except (httpx.HTTPError, OSError) as error:
+            logger.info(f"No conversion pull request of {self.name} was found: {error}")
+        return None
+
+    def _blobs(self, api, revision):
+        """Hashes of the pickled weights of a revision, by name, and the commit."""
+        info = api.model_info(self.name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        files = {file.rfilename: file.blob_id for file in info.siblings}
+        return {name: blob for name, blob in files.items() if Path(name).match("pytorch_model*.bin")}, info.sha
+
+    def _pickled(self, file, cached):
+        """Weights of `pytorch_model.bin`, from the cache of conversions where that can be written."""
+        files = self._shards(file)
+        cache = self._cache_folder() if cached and not self.is_folder else None
+        if cache is not None:
+            try:
+                target = convert_to_safetensors(self.name, files, cache / SAFETENSORS[0])
+                return {"pretrained_model_name_or_path": str(target.parent), "use_safetensors": True}
+            except (OSError, SafetensorError) as error:
+                logger.warning(f"The conversion of {self.name} cannot be cached in {cache}: {error}")
+        elif cached:
+            logger.warning(f"{self.name} has no safetensors: {PICKLES[0]} is read by torch's weights-only loader.")
+        return {"pretrained_model_name_or_path": None, "state_dict": read_pickled(self.name, files)}
+
+    def _shards(self, file):
+        if file.name != PICKLES[1]:
+            return [file]
+        try:
+            names = sorted(map(str, set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
+        if outside := [name for name in names if Path(name).name != name]:
+            raise ValueError(f"{file} names {outside[0]!r}, which is not a file beside it.")
+        files = {name: self.find(name) for name in names}
+        if missing := [name for name, path in files.items() if path is None]:
+            raise ValueError(f"No {missing[0]} was found in `{self.name}`{self._place()}, but {file.name} names it.")
+        return list(files.values())
+
+
+def convert_to_safetensors(name, files, target):
+    """
+    Writes the tensors of pickled `files` as one safetensors file, atomically, unless another process has done so.
+
+    Args:
+        name (`str`): Of the checkpoint, for messages.
+        files (`list[Path]`): `pytorch_model.bin`, or its shards.
+        target (`Path`)
+
+    Returns:
+        `Path`: `target`.
+    """
+    with WeakFileLock(target.with_name("conversion.lock")):
+        if not _is_readable(target):
+            partial = target.with_suffix(".partial")
+            save_file(read_pickled(name, files), partial, metadata={"format": "pt"})
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(target)
+            logger.warning(
+                f"{name} has no safetensors: {PICKLES[0]} was read by torch's weights-only loader and converted to "
+                f"{target}."
+            )
+    return target
+
+
+def read_pickled(name, files):
+    """
+    Tensors of `pytorch_model.bin`, or of its shards, by torch's weights-only loader: no code in them runs.
+
+    Args:
+        name (`str`): Of the checkpoint, for messages.
+        files (`list[Path]`)
+
+    Returns:
+        `dict[str, torch.Tensor]`: contiguous, of separate memory.
+
+    Raises:
+        `ValueError`: if a file is damaged or holds anything but plain tensors.
+    """
+    state, storages = {}, set()
+    for file in files:
+        try:
+            part = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        except Exception as error:  # what a damaged or hostile pickle raises is not limited to some types
+            raise ValueError(f"{file.name} of `{name}` {_why_refused(error)} Nothing in it was run.") from error
+        if not isinstance(part, dict) or not all(map(_is_plain, part.items())):
+            raise ValueError(f"{file.name} of `{name}` does not hold weights by name, but other values or tensors.")
+        for key, tensor in part.items():
+            storage = tensor.untyped_storage().data_ptr()
+            state[key] = tensor.clone().contiguous() if storage in storages else tensor.contiguous()
+            storages.add(storage)
+    return state
+
+
+def _is_plain(item):
+    name, value = item
+    return (
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and (value.layout, value.device.type, value.is_quantized) == (torch.strided, "cpu", False)
+    )
+
+
+def _why_refused(error):
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"refers to {named[1]}, which is not a tensor: torch's weights-only loader refuses it."
+    if type(error).__name__ == "UnpicklingError":
+        return "holds more than plain tensors: torch's weights-only loader refuses it."
+    return f"cannot be read: {_first_line(error).removesuffix('.')}. Was it cut short?"
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _is_readable(path):
+    """Whether a safetensors file is complete."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 # ── what is made of an encoder's frames ──────────────────────────────────────────────────────────────────────────────

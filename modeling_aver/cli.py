@@ -18,10 +18,62 @@ SavedModel = Annotated[str, typer.Argument(help="A saved folder, or a Hub id.")]
 ModelOption = Annotated[str, typer.Option(help="A saved folder, or a Hub id.")]
 Videos = Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files, and folders of them.")]
 Streams = Annotated[str, typer.Option(help="both, audio or video.")]
-FeaturesFolder = Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")]
+Recordings = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Video or sound files, and folders of them.")]
+FeaturesFolder = Annotated[Path | None, typer.Option(help="Folder of precomputed features, one table per clip.")]
 OpenFace = Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")]
-CremaDFolder = Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")]
-ExtractedFolder = Annotated[str | None, typer.Option(help="What `aver extract` wrote of these clips.")]
+FaceLandmarker = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="MediaPipe's model file, face_landmarker.task.")
+]
+CremaDFolder = Annotated[
+    Path | None, typer.Option(help="CREMA-D's folder, with AudioWAV/ and OpenFace/. Default: six sample clips.")
+]
+ExtractedFolder = Annotated[str | None, typer.Option(help="Folder of these clips' features, from `aver extract`.")]
+
+PARTIAL = 3  # exit code
+EXIT_CODES = (
+    "Exit code: 0 if every clip is done; 3 if some clips are not (each is listed with its reason); 1 for an error, or "
+    "if no clip is done; 2 for wrong usage."
+)
+
+
+def _exit_with_missing(done, missing):
+    """Ends the command with the exit code that `EXIT_CODES` documents, if clips are missing."""
+    if missing or not done:
+        raise typer.Exit(PARTIAL if done else 1)
+
+
+def _find_clips(paths, streams):
+    from .features.clips import find_clips
+
+    return find_clips(paths, sound=streams != "video")
+
+
+def _find_faces(model, streams, action_units_folder, **options):
+    """Where face features come from, by the model's processor, before its weights are loaded; `None` for sound."""
+    from .inference import find_faces, load_settings
+
+    if streams == "audio":
+        return None
+    _, processor = load_settings(_saved(model))
+    return find_faces(processor.feature_extractor, action_units_folder, **options)
+
+
+def _load_crema_d(data_dir, action_units_folder):
+    """CREMA-D's clips, or the sample; errors name this command line's options."""
+    from datasets_scripts import SAMPLE_DIR, load_crema_d
+
+    if data_dir is not None and not data_dir.is_dir():
+        raise ValueError(f"There is no folder {data_dir}. --data-dir takes CREMA-D's folder.")
+    if data_dir is None and not SAMPLE_DIR.is_dir():
+        raise ValueError(f"The six sample clips are not in {SAMPLE_DIR}. Give CREMA-D's folder: --data-dir.")
+    try:
+        return load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
+    except ValueError as error:
+        flags = {"`data_dir`": "--data-dir", "`action_units_folder`": "--action-units-folder"}
+        text = str(error)
+        for name, flag in flags.items():
+            text = text.replace(name, flag)
+        raise ValueError(text) from error
 
 
 def _print_version(wanted: bool):
@@ -45,18 +97,18 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
 ):
-    """Prints each clip's emotion with its probabilities, and the scores of all."""
-    from datasets_scripts import SAMPLE_DIR, identities_of, load_crema_d
+    """Scores a model on CREMA-D, or on its six sample clips: prints each clip's emotion with its probabilities."""
+    from datasets_scripts import identities_of
 
     from .training.evaluation import predict_logits
     from .training.metrics import EmotionScores
     from .training.results import predictions_table, print_predictions
     from .training.setup import check_features, check_labels
 
-    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
     network, processor = _load(model)
+    dataset = _load_crema_d(data_dir, action_units_folder)
     labels = dataset.features["label"].names
-    check_labels(network.config, labels)
+    check_labels(network.config, labels, "`aver evaluate` scores models that were trained on CREMA-D's emotions.")
     check_features(processor.feature_extractor, identities_of(dataset))
     logits = predict_logits(network, processor, dataset, batch_size)
     table = predictions_table(dataset, logits, labels)
@@ -100,16 +152,16 @@ def figure3(
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("figure3a.png"),
 ):
     """Draws Fig. 3 (a) of one clip: how audio and video features move on one time axis."""
-    from datasets_scripts import SAMPLE_DIR, load_crema_d
-
     from .analysis import feature_dynamics, plot_feature_dynamics
+    from .inference.onnx_model import check_installed
     from .training.collation import AverDataCollator
 
-    dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
+    check_installed("matplotlib", extra="plot")
+    network, processor = _load(model)
+    dataset = _load_crema_d(data_dir, action_units_folder)
     ids = list(dataset["utterance_id"])
     if clip not in ids:
         raise ValueError(f"There is no clip {clip} among {len(ids)} clips such as {', '.join(ids[:3])}.")
-    network, processor = _load(model)
     (dynamics,) = feature_dynamics(network, AverDataCollator(processor)([dataset[ids.index(clip)]]))
     agreement = dynamics.sign_agreement()
     plot_feature_dynamics({f"{clip}: the streams move the same way {agreement:.0%} of the time": dynamics}, out)
@@ -152,9 +204,9 @@ def reproduce(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def extract(
-    videos: Annotated[list[Path], typer.Argument(help="Video files, and folders of them.")],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files, and folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the features, a table a clip, and the report.")],
     backend: Annotated[str, typer.Option(help="mediapipe or openface.")] = "mediapipe",
     format: Annotated[str, typer.Option(help="npz or parquet.")] = "npz",
@@ -163,14 +215,20 @@ def extract(
     openface: OpenFace = None,
     static: Annotated[bool | None, typer.Option("--static", help="OpenFace without calibration on the clip.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that OpenFace may take for a clip.")] = None,
-    model: Annotated[Path | None, typer.Option(help="MediaPipe's face_landmarker.task.")] = None,
+    face_landmarker: FaceLandmarker = None,
+    model: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ):
     """Writes features of the face for each video; started again, goes on where it stopped."""
     from .features.clips import find_clips, this_share
     from .features.extract import default_workers, extract_clips, find_extractor
     from .features.progress import clip_progress
+    from .features.report import missing_reasons
 
-    extractor = find_extractor(backend, openface=openface, static=static, timeout=timeout, model=model)
+    if model is not None:
+        typer.echo("aver: --model of `aver extract` is deprecated: use --face-landmarker.", err=True)
+        face_landmarker = face_landmarker or model
+    options = {"openface": openface, "static": static, "timeout": timeout, "face_landmarker": face_landmarker}
+    extractor = find_extractor(backend, **options)
     found, name = this_share(find_clips(videos))
     workers = default_workers() if workers is None else workers
     with clip_progress(sum(map(len, found))) as watch:
@@ -178,19 +236,23 @@ def extract(
             extractor, found, out, format=format, workers=workers, strict=strict, watch=watch, report=name
         )
     typer.echo(report.to_text())
-    if not report.counts["done"] and report.outcomes:
-        raise typer.Exit(1)
+    if name == "report":  # under a launcher, which ends all processes where one fails, the reports say what is missing
+        missing = missing_reasons(report.outcomes)
+        _exit_with_missing(report.counts["done"] or not missing, missing)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def predict(
-    videos: Videos,
+    videos: Recordings,
     model: ModelOption,
     out: Annotated[Path | None, typer.Option(help="Folder for predictions and timelines.")] = None,
     streams: Streams = "both",
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
-    profile: Annotated[Path | None, typer.Option(help="Of the one person in all videos, from aver enroll.")] = None,
+    face_landmarker: FaceLandmarker = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Speaker profile to apply to all videos (from `aver enroll`).")
+    ] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Emotions over time, for any length.")] = False,
     window: Annotated[float | None, typer.Option(help="Seconds of a timeline's window: 3.")] = None,
     hop: Annotated[float | None, typer.Option(help="Seconds between windows: a quarter of one.")] = None,
@@ -198,17 +260,21 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips, or windows, at a time.")] = 8,
     runtime: Annotated[str, typer.Option(help="torch, or onnx for a folder of aver export onnx.")] = "torch",
 ):
-    """Prints the emotion of each video with its probabilities; started again with --out, goes on where it stopped."""
-    from .features.clips import find_clips
-    from .inference import check_request, find_faces, load_pipeline, predict_clips
+    """
+    Prints the emotion of each video or sound file with its probabilities; run again with --out, it resumes.
+
+    A file longer than the model reads at once (30 s) is answered by the mean over windows, and a note says so.
+    """
+    from .inference import check_request, load_pipeline, predict_clips
     from .inference.display import prediction_progress, print_predictions, quiet_natives
+    from .inference.onnx_model import check_installed
 
     timing = check_request(streams, timeline, window, hop, formats.split(","), out)
-    found = find_clips(videos)
+    if runtime == "onnx":
+        check_installed("onnxruntime")
+    found = _find_clips(videos, streams)
+    faces = _find_faces(model, streams, action_units_folder, openface=openface, face_landmarker=face_landmarker)
     recognize = load_pipeline(_saved(model), profile, runtime)
-    faces = None
-    if streams != "audio":
-        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
     with quiet_natives(), prediction_progress(len(found[0])) as watch:
         predictions = predict_clips(
             recognize,
@@ -222,11 +288,10 @@ def predict(
             watch=watch,
         )
     print_predictions(predictions)
-    if not predictions.done:
-        raise typer.Exit(1)
+    _exit_with_missing(predictions.done, predictions.failed)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def sync(
     videos: Videos,
     model: Annotated[str, typer.Option(help="A saved folder, or a Hub id; trained with CTM.")],
@@ -234,27 +299,35 @@ def sync(
     max_shift: Annotated[float, typer.Option(help="Seconds searched either way.")] = 1.0,
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    face_landmarker: FaceLandmarker = None,
 ):
     """Estimates by how many seconds the video is late (negative: early), by which frames the model finds alike."""
+    from .analysis import check_matching
     from .features.clips import find_clips
-    from .inference import find_faces, load_pipeline
+    from .inference import load_pipeline, load_settings
     from .inference.display import prediction_progress, quiet_natives
-    from .inference.sync import find_offsets, print_offsets, write_offsets
+    from .inference.faces import TABLES_CHOICE
+    from .inference.sync import check_frames, find_offsets, print_offsets, write_offsets
 
-    found, recognize = find_clips(videos), load_pipeline(_saved(model))
-    faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
+    found, (config, _) = find_clips(videos), load_settings(_saved(model))
+    check_matching(config)
+    check_frames(config)
+    options = {"openface": openface, "face_landmarker": face_landmarker, "choices": TABLES_CHOICE}
+    faces = _find_faces(model, "both", action_units_folder, **options)
+    recognize = load_pipeline(model)
     with quiet_natives(), prediction_progress(len(found[0]), "sync") as watch:
         done, failed = find_offsets(recognize, found, faces, max_shift, watch)
     print_offsets(done, failed)
     if out is not None:
         write_offsets(done, failed, out)
-    if not done:
-        raise typer.Exit(1)
+    _exit_with_missing(done, failed)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def explain(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Clips of up to 30 s, and folders of them.")],
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Video or sound files of up to 30 s, and folders of them.")
+    ],
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder for pictures and numbers.")],
     streams: Streams = "both",
@@ -262,89 +335,112 @@ def explain(
     hop: Annotated[float, typer.Option(help="Seconds from one hidden stretch to the next.")] = 0.25,
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    face_landmarker: FaceLandmarker = None,
 ):
     """Draws which second of which stream moved the answer, and which moments of the other each stream attended to."""
-    from .features.clips import find_clips
-    from .inference import find_faces, load_pipeline
+    from .inference import load_pipeline
     from .inference.display import prediction_progress, quiet_natives
     from .inference.enrollment import check_streams
     from .inference.explain import explain_clips, print_explanations
+    from .inference.onnx_model import check_installed
 
     check_streams(streams)
-    found, recognize, faces = find_clips(videos), load_pipeline(_saved(model)), None
-    if streams != "audio":
-        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
+    check_installed("matplotlib", extra="plot")
+    found = _find_clips(videos, streams)
+    faces = _find_faces(model, streams, action_units_folder, openface=openface, face_landmarker=face_landmarker)
+    recognize = load_pipeline(_saved(model))
     with quiet_natives(), prediction_progress(len(found[0]), "explain") as watch:
         done, failed = explain_clips(recognize, found, faces, out, streams, occluded, hop, watch)
     print_explanations(done, failed)
-    if not done:
-        raise typer.Exit(1)
+    _exit_with_missing(done, failed)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def enroll(
     clips: Annotated[
-        list[Path], typer.Argument(metavar="CLIP…", help="Recordings of one person, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Video or sound files of one person, and folders of them."),
     ],
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="File for the profile, such as anna.safetensors.")],
     streams: Streams = "both",
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    face_landmarker: FaceLandmarker = None,
 ):
     """Writes a person's profile from recordings without labels: what is usual for their face and voice."""
-    from .features.clips import find_clips
-    from .inference import find_faces
+    from .features.report import missing_reasons
+    from .inference import load_settings
     from .inference.enrollment import check_streams, enroll_speaker, print_enrollment
 
     check_streams(streams)
-    found, skipped = find_clips(clips)
-    network, processor = _load(model)
-    faces = None
+    found, skipped = _find_clips(clips, streams)
+    _, processor = load_settings(_saved(model))
     if processor.feature_extractor.action_unit_mean is None:
         streams = "audio"  # of the face, nothing would enter
-    if streams != "audio":
-        faces = find_faces(processor.feature_extractor, action_units_folder, openface=openface)
-    profile, failed = enroll_speaker(network, processor, found, faces, streams)
+    faces = _find_faces(model, streams, action_units_folder, openface=openface, face_landmarker=face_landmarker)
+    profile, failed = enroll_speaker(*_load(model), found, faces, streams)
     profile.save(out)
-    failed.update((outcome.clip, outcome.reason) for outcome in skipped)
+    failed.update(missing_reasons(skipped))
     print_enrollment(profile, failed, out)
+    _exit_with_missing(True, failed)
 
 
 @app.command("app")
 def web_app(
     model: ModelOption,
-    host: Annotated[str, typer.Option(help="Address to listen at; this one is for this machine alone.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine alone.")
+    ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free from 7860.")] = None,
     openface: OpenFace = None,
-    max_seconds: Annotated[float, typer.Option(help="Of a clip.")] = 120.0,
-    max_megabytes: Annotated[float, typer.Option(help="Of a clip's file.")] = 100.0,
+    face_landmarker: FaceLandmarker = None,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip, in seconds.")] = 120.0,
+    max_megabytes: Annotated[float, typer.Option(help="Largest file of a clip, in MB.")] = 100.0,
     space: Annotated[
-        Path | None, typer.Option(help="Write the folder of a Hugging Face Space, and serve nothing.")
+        Path | None, typer.Option(help="Write the folder of a Hugging Face Space with this page, and serve nothing.")
     ] = None,
 ):
     """Serves a web page: a clip in, its emotions over time out."""
     if space is not None:
-        from .inference.space import write_space
-
-        typer.echo("\n".join(map(str, write_space(space, model))))
+        _write_space(space, model)
         return
+    _saved(model)
     from .inference.clip_report import Limits
     from .inference.web_page import serve
 
     limits = Limits(round(max_megabytes * 2**20), max_seconds)
-    page = serve(_saved(model), host, port, limits, wait=False, openface=openface)
+    extractor = {"openface": openface, "face_landmarker": face_landmarker}
+    given = {name: value for name, value in extractor.items() if value is not None}
+    page = serve(model, host, port, limits, wait=False, **given)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
+
+
+def _write_space(space, model):
+    from .inference.space import size_of, write_space
+
+    for path in write_space(space, _saved(model)):
+        typer.echo(f"{path} ({size_of(path) / 1e6:.1f} MB)" if path.is_dir() else path)
+    if Path(model).is_dir():
+        typer.echo(f"The model of {model} is copied into the Space.")
+    else:
+        typer.echo(f"The Space downloads {model} from the Hub; aver push RUN {model} uploads a run there.")
+    typer.echo(f"Try it: cd {space} && python app.py. Publish it: hf upload org/name {space} --repo-type space")
 
 
 @app.command()
 def live(
     model: ModelOption,
-    file: Annotated[Path | None, typer.Option(help="Played at real speed, in place of microphone and camera.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Video or sound file, played at real speed in place of microphone and camera.")
+    ] = None,
     streams: Streams = "both",
-    action_units_folder: Annotated[Path | None, typer.Option(help="With --file: features that are there.")] = None,
-    profile: Annotated[Path | None, typer.Option(help="Of the one person, from aver enroll.")] = None,
+    action_units_folder: Annotated[
+        Path | None, typer.Option(help="With --file: folder of precomputed features, one table per clip.")
+    ] = None,
+    face_landmarker: FaceLandmarker = None,
+    profile: Annotated[Path | None, typer.Option(help="Speaker profile to apply (from `aver enroll`).")] = None,
     window: Annotated[float, typer.Option(help="Seconds that an answer is about.")] = 3.0,
     hop: Annotated[float, typer.Option(help="Seconds from one answer to the next.")] = 0.5,
     camera: Annotated[int, typer.Option(help="Number of the camera.")] = 0,
@@ -354,16 +450,20 @@ def live(
 
     import torch
 
-    from .inference import find_faces, load_pipeline
+    from .inference import load_pipeline, load_settings
     from .inference.display import quiet_natives
     from .inference.enrollment import check_streams
     from .inference.live import LiveRecognizer, run_live
-    from .inference.live_sources import open_source
+    from .inference.live_sources import check_live_request, find_live_faces, open_source
 
     check_streams(streams)
+    check_live_request(streams, file, action_units_folder)
     torch.set_num_threads(max((os.cpu_count() or 2) - 1, 1))  # the camera and the face keep a core
-    recognize = load_pipeline(_saved(model), profile)
-    faces = None if streams == "audio" else find_faces(recognize.processor.feature_extractor, action_units_folder)
+    _, processor = load_settings(_saved(model))
+    faces = None
+    if streams != "audio":
+        faces = find_live_faces(processor.feature_extractor, action_units_folder, face_landmarker)
+    recognize = load_pipeline(model, profile)
     with quiet_natives():
         source, frames_of = open_source(recognize, faces, file, streams, camera)
         recognizer = LiveRecognizer(recognize, frames_of, window, hop)
@@ -420,12 +520,12 @@ def _load(model):
 
 
 def _saved(model):
-    """The folder or Hub id itself; refuses what can only be a folder and is none."""
-    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "/", "~"))):
-        raise ValueError(f"There is no folder {model}. Name a folder that was saved, or a Hub id as org/name.")
-    if Path(model).is_dir():
-        from .training.saved_model import check_saved_model
+    """The folder or Hub id itself; refuses what is neither, and a damaged folder."""
+    from .training.model_source import check_model_source
+    from .training.saved_model import check_saved_model
 
+    check_model_source(model)
+    if Path(model).is_dir():
         check_saved_model(model)
     return model
 

@@ -120,7 +120,7 @@ class AverPreTrainedModel(PreTrainedModel):
         return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
     @classmethod
-    def from_audio_pretrained(cls, audio_model_name_or_path, config=None, *, use_safetensors=True, **kwargs):
+    def from_audio_pretrained(cls, audio_model_name_or_path, config=None, *, use_safetensors=None, **kwargs):
         """
         A new model around a pretrained audio encoder; everything else is freshly initialized.
 
@@ -130,12 +130,16 @@ class AverPreTrainedModel(PreTrainedModel):
             config (`AverConfig`, *optional*):
                 Everything but `audio_config`, which comes with the encoder. Its layer drop and SpecAugment are
                 switched off, as in the default `audio_config` (*our choice*).
-            use_safetensors (`bool`, *optional*, defaults to `True`):
-                Read `model.safetensors`. `False` reads `pytorch_model.bin` by torch's weights-only loader.
+            use_safetensors (`bool`, *optional*):
+                By default, safetensors are read if the revision has them, else those of the Hub's conversion pull
+                request for this revision, else `pytorch_model.bin` by torch's weights-only loader, which is then
+                converted once in a local cache. `True` reads only safetensors of the revision, `False` only
+                `pytorch_model.bin`.
             kwargs: `revision`, `token`, `cache_dir`, `local_files_only` of `from_pretrained`.
 
         Raises:
-            `ValueError`: if the checkpoint has no safetensors, or lacks weights of the encoder, naming them.
+            `ValueError`: if the checkpoint has no weights of the wanted format, holds anything but tensors, or lacks
+            weights of the encoder.
         """
         audio_config = AutoConfig.from_pretrained(audio_model_name_or_path, trust_remote_code=False, **kwargs)
         audio_config = finetuning_config(audio_config)
@@ -143,9 +147,7 @@ class AverPreTrainedModel(PreTrainedModel):
             audio_config.name_or_path = ""  # a Hub id is worth remembering, a path on one machine is not
         values = {} if config is None else config.to_dict()
         model = cls(AverConfig.from_dict({**values, "audio_config": audio_config}))
-        weights = pretrained_weights(
-            audio_model_name_or_path, audio_config, {"use_safetensors": use_safetensors, **kwargs}
-        )
+        weights = pretrained_weights(audio_model_name_or_path, audio_config, use_safetensors, **kwargs)
         model.base_model.audio_encoder.load_state_dict(weights)
         return model
 

@@ -1,11 +1,17 @@
 """Waveforms and action units in, padded and masked batches out.
 
 `AverFeatureExtractor` does the work; `AverProcessor` is what `AutoProcessor` loads. Each clip is prepared alone and
-then padded, so what a clip becomes never depends on its neighbours in a batch.
+then padded, so what a clip becomes never depends on its neighbours in a batch. PyAV is imported when a sound file is
+decoded or a waveform is resampled.
 """
 
+import importlib
+import io
 import math
+import os
 from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -124,13 +130,16 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         speaker_profiles=None,
         sampling_rate=None,
         video_frame_rate=None,
+        duration_tolerance=None,
         return_tensors="pt",
     ):
         """
         Args:
             audio (array of shape `(num_samples,)`, or a list of such and `None`, *optional*):
-                Mono waveforms as lists, NumPy arrays, torch tensors or `{"array", "sampling_rate"}`. `None` for a clip
-                without sound.
+                Mono waveforms as lists, NumPy arrays or torch tensors, or an `audio` column of `datasets`:
+                `{"array", "sampling_rate"}` (or `"raw"`), `{"bytes", "path"}` or a torchcodec `AudioDecoder`. `None`
+                for a clip without sound. File paths are refused, as in transformers' feature extractors: the pipeline
+                takes them.
             action_units (array of shape `(num_video_frames, num_action_units)`, or a list of such and `None`,
                 *optional*): `None` for a clip without video.
             action_units_success (array of shape `(num_video_frames,)`, or a list of such and `None`, *optional*):
@@ -145,6 +154,8 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate (`int`, *optional*): Of `audio`, in Hz. Give it: a wrong one is refused.
             video_frame_rate (`float`, *optional*):
                 Hz, for video without timestamps. Defaults to the extractor's own.
+            duration_tolerance (`float`, *optional*):
+                Replaces the extractor's own. `math.inf` accepts streams of any two durations.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
 
         Returns:
@@ -167,23 +178,63 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError("Give `audio` or `audio_frames`, not both: they are one sound.")
         absent = [None] * num_clips
 
-        waveforms = [self._waveform(clip, index, sampling_rate) for index, clip in enumerate(audio or absent)]
         kept = [_checked_frames(clip, index) for index, clip in enumerate(kept or absent)]
-        frame_rate = self.video_frame_rate if video_frame_rate is None else video_frame_rate
         profiles = [self._checked_profile(profile, index) for index, profile in enumerate(speaker_profiles or absent)]
-        tracks = [
-            self._track(*track, index, frame_rate, profile)
-            for index, (*track, profile) in enumerate(
-                zip(video or absent, success or absent, times or absent, profiles, strict=True)
-            )
-        ]
-        for index, (waveform, frames, track) in enumerate(zip(waveforms, kept, tracks, strict=True)):
-            if waveform is None and frames is None and track is None:
+        options = {
+            "sampling_rate": sampling_rate,
+            "video_frame_rate": video_frame_rate,
+            "duration_tolerance": duration_tolerance,
+        }
+        clips = zip(audio or absent, video or absent, success or absent, times or absent, strict=True)
+        checked = [self.check_clip(*clip, **options, name=f"clip {index}") for index, clip in enumerate(clips)]
+        for index, (clip, frames) in enumerate(zip(checked, kept, strict=True)):
+            if all(stream is None for stream in (*clip, frames)):
                 raise ValueError(f"Clip {index} has neither `audio` nor `action_units`.")
-            if waveform is not None and track is not None:
-                self._check_together(index, waveform, track)
+        waveforms = [waveform for waveform, _ in checked]
+        tracks = [self._standardized(track, profile) for (_, track), profile in zip(checked, profiles, strict=True)]
         batch = {**self._pad_audio(waveforms), **_pad_frames(kept), **_pad_video(tracks), **_stack_voices(profiles)}
         return BatchFeature(batch, tensor_type=return_tensors)
+
+    def check_clip(
+        self,
+        audio: object = None,
+        action_units: object = None,
+        action_units_success: object = None,
+        video_timestamps: object = None,
+        *,
+        sampling_rate: float | None = None,
+        video_frame_rate: float | None = None,
+        duration_tolerance: float | None = None,
+        convert: bool = False,
+        name: str = "the clip",
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
+        """
+        The checked streams of one clip, before standardization and padding.
+
+        Args:
+            audio, action_units, action_units_success, video_timestamps:
+                Of one clip, as in [`~AverFeatureExtractor.__call__`].
+            sampling_rate, video_frame_rate, duration_tolerance: As in [`~AverFeatureExtractor.__call__`].
+            convert (`bool`, *optional*, defaults to `False`):
+                Whether to accept what is otherwise refused: sound files (a path or bytes) are decoded, other sampling
+                rates are resampled, and `(channels, num_samples)` of one or two channels are averaged.
+            name (`str`, *optional*, defaults to `"the clip"`): For errors.
+
+        Returns:
+            `tuple`: the waveform `(num_samples,)` as float32, and `(action_units, success, timestamps)` of shapes
+            `(num_video_frames, num_action_units)`, `(num_video_frames,)` and `(num_video_frames,)`. `None` in place of
+            an absent stream.
+
+        Raises:
+            `ValueError`: as in [`~AverFeatureExtractor.__call__`].
+        """
+        frame_rate = self.video_frame_rate if video_frame_rate is None else video_frame_rate
+        waveform = self._waveform(audio, name, sampling_rate, convert)
+        track = self._track(action_units, action_units_success, video_timestamps, name, frame_rate)
+        if waveform is not None and track is not None:
+            tolerance = self.duration_tolerance if duration_tolerance is None else duration_tolerance
+            self._check_together(name, waveform, track[2], tolerance)
+        return waveform, track
 
     def fit_action_units(self, action_units, action_units_success=None):
         """
@@ -205,7 +256,7 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         flags = iter(action_units_success) if action_units_success is not None else None
         for index, clip in enumerate(action_units):
             units, found, _ = self._track(
-                clip, None if flags is None else next(flags), None, index, self.video_frame_rate
+                clip, None if flags is None else next(flags), None, f"clip {index}", self.video_frame_rate
             )
             units = units[found].astype(np.float64)
             if len(units) == 0:
@@ -226,27 +277,21 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
         values = dict(self.audio_feature_extractor)
         return AUDIO_FEATURE_EXTRACTORS[values.pop("feature_extractor_type")](**values)
 
-    def _waveform(self, clip, index, sampling_rate):
+    def _waveform(self, clip, name, sampling_rate, convert):
         if clip is None:
             return None
-        if isinstance(clip, Mapping):
-            clip, sampling_rate = clip["array"], clip["sampling_rate"]
+        what = f"`audio` of {name}"
+        clip, own_rate = _samples_of(clip, self.sampling_rate, what, convert)
+        sampling_rate = sampling_rate if own_rate is None else own_rate
         if sampling_rate is None:
             logger.warning_once(f"`sampling_rate` was not given; {self.sampling_rate} Hz is assumed.")
-        elif sampling_rate != self.sampling_rate:
+            sampling_rate = self.sampling_rate
+        if sampling_rate != self.sampling_rate and not convert:
             raise ValueError(
                 f"`sampling_rate` is {sampling_rate} but this processor was made for {self.sampling_rate}. Resample "
                 f'first: dataset.cast_column("audio", Audio(sampling_rate={self.sampling_rate})).'
             )
-        waveform = _to_numpy(clip, f"`audio` of clip {index}")
-        if waveform.dtype in (np.int16, np.int32):
-            waveform = waveform / -float(np.iinfo(waveform.dtype).min)
-        if waveform.ndim != 1 or len(waveform) == 0:
-            raise ValueError(
-                f"`audio` of clip {index} must be one row of samples (mono), but has shape {waveform.shape}."
-            )
-        _refuse_not_finite(waveform, f"`audio` of clip {index}")
-        return waveform.astype(np.float32)
+        return _resampled(_mono(clip, what, convert), sampling_rate, self.sampling_rate, what)
 
     def _checked_profile(self, profile, index):
         if profile is None:
@@ -263,53 +308,60 @@ class AverFeatureExtractor(SequenceFeatureExtractor):
                 )
         return profile
 
-    def _track(self, units, success, timestamps, index, frame_rate, profile=None):
-        """(scaled units `(T, D)`, success `(T,)` bool, seconds `(T,)`) of one clip, or `None`."""
+    def _track(self, units, success, timestamps, name, frame_rate):
+        """(units `(T, D)`, success `(T,)` bool, seconds `(T,)`) of one clip, or `None`."""
         if units is None:
             return None
-        units = _to_numpy(units, f"`action_units` of clip {index}").astype(np.float32)
+        units = _to_numpy(units, f"`action_units` of {name}").astype(np.float32)
         if units.ndim != 2 or len(units) == 0:
-            raise ValueError(
-                f"`action_units` of clip {index} must have rows for its frames, but has shape {units.shape}."
-            )
+            raise ValueError(f"`action_units` of {name} must have rows for its frames, but has shape {units.shape}.")
         if units.shape[1] != self.num_action_units:
             hint = " (17 intensities, then 18 presences)" if self.num_action_units == 35 else ""
             lacking = " Was AU28_c dropped with the intensities that lack it?" if units.shape[1] == 34 else ""
             raise ValueError(
-                f"`action_units` must have {self.num_action_units} channels{hint}, but clip {index} has "
+                f"`action_units` must have {self.num_action_units} channels{hint}, but {name} has "
                 f"{units.shape[1]}.{lacking}"
             )
         found = np.ones(len(units), bool) if success is None else _to_numpy(success, "`action_units_success`") > 0
         seconds = _even_times(len(units), frame_rate) if timestamps is None else _to_numpy(timestamps, "timestamps")
-        for name, values in {"action_units_success": found, "video_timestamps": seconds}.items():
+        for argument, values in {"action_units_success": found, "video_timestamps": seconds}.items():
             if values.shape != units.shape[:1]:
-                raise ValueError(f"`{name}` of clip {index} has shape {values.shape} for {len(units)} video frames.")
-        units = np.where(found[:, None], units, 0.0)
-        _refuse_not_finite(units, f"`action_units` of clip {index}")
-        _refuse_not_finite(seconds, f"`video_timestamps` of clip {index}")
+                raise ValueError(f"`{argument}` of {name} has shape {values.shape} for {len(units)} video frames.")
+        units = np.where(found[:, None], units, np.float32(0.0))
+        _refuse_not_finite(units, f"`action_units` of {name}")
+        _refuse_not_finite(seconds, f"`video_timestamps` of {name}")
         if (np.diff(seconds) < 0).any():
             frame = int(np.argmax(np.diff(seconds) < 0)) + 1
             raise ValueError(
-                f"`video_timestamps` of clip {index} must not decrease, but frame {frame} is at "
+                f"`video_timestamps` of {name} must not decrease, but frame {frame} is at "
                 f"{seconds[frame]:.3f} s, after {seconds[frame - 1]:.3f} s."
             )
+        return units, found, seconds
+
+    def _standardized(self, track, profile):
+        """A checked track with its action units scaled by the statistics of the speaker, or of the training clips."""
+        if track is None:
+            return None
+        units, found, seconds = track
         whose = self if profile is None else profile
         if whose.action_unit_mean is not None:
             units = (units - np.asarray(whose.action_unit_mean)) / np.asarray(whose.action_unit_std)
         return np.where(found[:, None], units, 0.0).astype(np.float32), found, seconds.astype(np.float32)
 
-    def _check_together(self, index, waveform, track):
+    def _check_together(self, name, waveform, seconds, tolerance):
         audio_seconds = len(waveform) / self.sampling_rate
-        _, _, seconds = track
+        if math.isinf(tolerance):
+            return
         if len(seconds) == 1:  # a summary of the clip has no rate, but a moment
-            return _check_moment(index, float(seconds[0]), audio_seconds)
+            _check_moment(name, float(seconds[0]), audio_seconds)
+            return
         step = np.median(np.diff(seconds))
         start, end = float(seconds[0]), float(seconds[-1] + step)
-        allowed = max(MIN_DURATION_GAP, self.duration_tolerance * max(audio_seconds, end - start))
+        allowed = max(MIN_DURATION_GAP, tolerance * max(audio_seconds, end - start))
         if abs(end - audio_seconds) > allowed or abs(end - start - audio_seconds) > allowed:
             raise ValueError(
-                f"Clip {index}: `action_units` lasts {end - start:.2f} s at {1 / step:.1f} Hz (from {start:.2f} s to "
-                f"{end:.2f} s) but `audio` lasts {audio_seconds:.2f} s at {self.sampling_rate} Hz. Is "
+                f"`action_units` of {name} lasts {end - start:.2f} s at {1 / step:.1f} Hz (from {start:.2f} s to "
+                f"{end:.2f} s) but its `audio` lasts {audio_seconds:.2f} s at {self.sampling_rate} Hz. Is "
                 "`video_frame_rate`, or are `video_timestamps`, right?"
             )
 
@@ -423,16 +475,14 @@ def _is_mel_first(extractor):
 
 
 def _batch_of(value, ndim):
-    """A list of clips: `value` itself, or `[value]` where it is the array of a single clip. `None` where absent."""
+    """A list of clips: `value` itself, or `[value]` where it is that of a single clip. `None` where absent."""
     if value is None:
         return None
-    if isinstance(value, Mapping):
-        return [value]
     if isinstance(value, list | tuple):
         first = next((clip for clip in value if clip is not None), None)
-        single = first is not None and not isinstance(first, Mapping) and _depth(first) < ndim
-        return [value] if single else list(value)
-    return [value] if value.ndim <= ndim else list(value)
+        numeric = isinstance(first, list | tuple | np.ndarray | torch.Tensor | np.generic | Real)
+        return [value] if numeric and _depth(first) < ndim else list(value)
+    return [value] if getattr(value, "ndim", 0) <= ndim else list(value)
 
 
 def _depth(value):
@@ -452,10 +502,24 @@ def _common_length(**streams):
 
 
 def _to_numpy(values, name):
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
-        return values.detach().cpu().float().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} must be numbers in rows of equal length.") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers in rows of equal length, but is {_described(values)}.")
+    return array
+
+
+def _described(value):
+    """A value in a few words, for errors."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def _refuse_not_finite(values, name):
@@ -480,11 +544,11 @@ def _pad(clips):
     return padded, mask
 
 
-def _check_moment(index, moment, audio_seconds):
+def _check_moment(name, moment, audio_seconds):
     if not -MIN_DURATION_GAP <= moment <= audio_seconds + MIN_DURATION_GAP:
         raise ValueError(
-            f"Clip {index}: the one row of `action_units` is at {moment:.2f} s, but `audio` lasts {audio_seconds:.2f} "
-            "s. Put a summary of the clip at its middle."
+            f"The one row of `action_units` of {name} is at {moment:.2f} s, but its `audio` lasts "
+            f"{audio_seconds:.2f} s. Put a summary of the clip at its middle."
         )
 
 
@@ -544,3 +608,133 @@ def _pad_video(tracks):
         "action_units_mask": mask * (success > 0),
         "video_timestamps": timestamps,
     }
+
+
+# ── sound in all the forms that transformers and datasets know ──────────────────────────────────────────────────────
+
+
+def _samples_of(clip, sampling_rate, what, convert):
+    """(samples, their sampling rate or `None` where `clip` does not say it)."""
+    if hasattr(clip, "get_all_samples"):  # torchcodec's AudioDecoder, which `datasets` gives
+        decoded = clip.get_all_samples()
+        return decoded.data.mean(dim=0), decoded.sample_rate
+    if isinstance(clip, str | Path | bytes):
+        if not convert:
+            raise ValueError(
+                f"{what} must be samples, but is {_described(clip)}. Pass the file to the pipeline, or as "
+                '{"path": …} or {"bytes": …}.'
+            )
+        return read_audio_file(clip, sampling_rate), sampling_rate
+    if not isinstance(clip, Mapping):
+        return clip, None
+    array = clip.get("raw") if clip.get("array") is None else clip["array"]
+    if array is not None:
+        if clip.get("sampling_rate") is None:
+            raise ValueError(f"{what} is a dict with samples, which also needs their `sampling_rate` (Hz).")
+        return array, clip["sampling_rate"]
+    source, path = clip.get("bytes") or clip.get("path"), clip.get("path")
+    if not isinstance(source, str | Path | bytes):
+        raise ValueError(
+            f"{what} is a dict with the keys {', '.join(map(str, clip)) or '(none)'}: it needs `array` or `raw` with "
+            "`sampling_rate`, or `bytes` or `path` of a sound file."
+        )
+    name = os.path.basename(path) if isinstance(path, str | Path) else None
+    return read_audio_file(source, sampling_rate, name), sampling_rate
+
+
+def _mono(samples, what, average):
+    """Checked float32 samples `(num_samples,)`; integers are scaled to [-1, 1]."""
+    samples = _to_numpy(samples, what)
+    if samples.dtype in (np.int16, np.int32):
+        samples = samples / -float(np.iinfo(samples.dtype).min)
+    if average and samples.ndim == 2 and len(samples) <= 2:
+        samples = samples.mean(axis=0)
+    if samples.ndim != 1 or len(samples) == 0:
+        layout = " Stereo is (channels, num_samples): transpose (num_samples, channels)." if samples.ndim == 2 else ""
+        raise ValueError(
+            f"{what} must be one row of samples (mono), but has shape {samples.shape}.{layout if average else ''}"
+        )
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32)
+    _refuse_not_finite(samples, what)
+    return samples
+
+
+def _resampled(samples, rate, wanted, what):
+    """
+    Samples at `wanted` Hz, by the resampler that sound files go through too (libswresample, in PyAV), so that an array
+    and a file of the same samples are the same input.
+    """
+    if rate == wanted:
+        return samples
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 1 <= rate < 2**31 or rate != int(rate):
+        raise ValueError(f"`sampling_rate` of {what} ({rate!r}) must be a positive whole number of Hz.")
+    av = _pyav(f"{what} has {rate} Hz and is resampled to {wanted} Hz")
+    frame = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")
+    frame.sample_rate = int(rate)
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=wanted)
+    try:
+        pieces = [piece.to_ndarray()[0] for part in (frame, None) for piece in resampler.resample(part)]
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{what} cannot be resampled from {rate} to {wanted} Hz ({error}).") from error
+    return np.concatenate(pieces)
+
+
+def read_audio_file(source: str | Path | bytes, sampling_rate: int, name: str | None = None) -> np.ndarray:
+    """
+    Mono samples of a sound or video file at `sampling_rate`: by `modeling_aver.features` where that is installed, and
+    by PyAV alone where only the files beside the weights are.
+
+    Args:
+        source (`str`, `Path` or `bytes`): A file, or its content.
+        sampling_rate (`int`): Hz.
+        name (`str`, *optional*): For errors. Defaults to the file's name.
+
+    Returns:
+        `np.ndarray` of shape `(num_samples,)`: float32. Sample 0 is the first moment of the container.
+    """
+    try:
+        library = importlib.import_module("modeling_aver.features")
+    except ImportError:
+        return _decoded(source, sampling_rate, name)
+    return library.read_audio(source, sampling_rate, name)
+
+
+def _decoded(source, sampling_rate, name=None):
+    """What `modeling_aver.features.read_audio` returns, with fewer checks."""
+    name = name or ("audio" if isinstance(source, bytes) else Path(source).name)
+    av = _pyav(f"{name} is a media file")
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).resolve())
+    try:
+        with av.open(
+            file, container_options={"protocol_whitelist": "file,crypto,data"}, metadata_errors="replace"
+        ) as container:
+            if not container.streams.audio:
+                raise ValueError(f"{name} has no sound.")
+            start, pieces = _decode_stream(av, container, sampling_rate)
+    except av.FFmpegError as error:
+        raise ValueError(f"{name} cannot be decoded ({error.strerror}). Is it damaged or cut short?") from error
+    if not pieces:
+        raise ValueError(f"{name} has an audio stream but no sample of sound in it.")
+    offset, samples = round(start * sampling_rate), np.concatenate(pieces)
+    return np.concatenate([np.zeros(max(offset, 0), np.float32), samples[max(-offset, 0) :]])
+
+
+def _decode_stream(av, container, sampling_rate):
+    """(seconds from the container's start to the first sample, pieces of mono samples)."""
+    resampler, start, pieces = av.AudioResampler(format="fltp", rate=sampling_rate), 0.0, []
+    for frame in container.decode(container.streams.audio[0]):
+        if not pieces and frame.time is not None:
+            start = frame.time - (container.start_time or 0) / av.time_base
+        frame.pts = None
+        pieces.extend(part.to_ndarray().mean(axis=0) for part in resampler.resample(frame))
+    pieces.extend(part.to_ndarray().mean(axis=0) for part in resampler.resample(None))
+    return start, pieces
+
+
+def _pyav(reason):
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(f"{reason}, which needs PyAV: pip install av") from error
+    return av

@@ -108,8 +108,8 @@ def whole(recording):
     window = next(windows := cut(recording, LONGEST, LONGEST))
     if next(windows, None) is not None:
         raise ValueError(
-            f"{recording.name} is longer than {LONGEST:.0f} s, too much to hear and see at once. Cut it into windows: "
-            "`window=3.0`; aver predict --timeline."
+            f"{recording.name} is longer than {LONGEST:.0f} s, the most that is read at once. Pass `window=3.0` for "
+            "its emotions over time."
         )
     return window
 

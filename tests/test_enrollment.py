@@ -80,8 +80,20 @@ def test_a_recording_that_cannot_be_used_is_named_and_the_others_are(saved, tmp_
     shutil.copy(next(VIDEOS.glob("*.flv")), tmp_path / "clips")
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"no film at all")
     out = tmp_path / "one.safetensors"
-    output = aver("enroll", tmp_path / "clips", "--model", saved, "--out", out, "--action-units-folder", TABLES)
-    assert "broken.mp4 is left out" in output and "1 clip," in output
+    command = ("enroll", tmp_path / "clips", "--model", saved, "--out", out, "--action-units-folder", TABLES)
+    result = CliRunner().invoke(app, [str(argument) for argument in command])
+    assert "broken.mp4 is left out" in result.output and "1 clip," in result.output
+    assert result.exit_code == 3 and out.exists()
+
+
+@pytest.mark.parametrize("streams", ["audio", "both"])
+def test_a_folder_of_sound_files_makes_a_profile_of_the_voice(saved, streams, tmp_path):
+    command = ("enroll", SAMPLE_DIR / "AudioWAV", "--model", saved, "--out", tmp_path / "voice.safetensors")
+    (tmp_path / "tables").mkdir()
+    shutil.copy(TABLES / "1001_DFA_ANG_XX.csv", tmp_path / "tables" / "another.csv")
+    aver(*command, "--streams", streams, "--action-units-folder", tmp_path / "tables")
+    profile = SpeakerProfile.load(tmp_path / "voice.safetensors")
+    assert (profile.num_clips, profile.num_faces) == (6, 0) and profile.audio_seconds > 10
 
 
 def test_a_long_recording_counts_as_several_clips(tmp_path):

@@ -130,3 +130,29 @@ def test_the_command_writes_pictures_and_numbers(tmp_path):
     assert f"{name}: {facts['label']}" in output and set(facts["streams"]) == {"both", "audio", "video"}
     assert all(-1 <= one["audio"] <= 1 for one in facts["occlusion"])
     assert 0 < facts["attention"]["audio_to_video"]["last"]["share"] < 1
+
+
+def test_a_long_clip_is_refused_before_features_of_its_face_are_made(tmp_path):
+    from made_up_media import tone, write_video
+    from test_predict import ends_with
+
+    model = saved(tmp_path / "model", num_action_units=35, feature_identity=OPENFACE)
+    long = write_video(tmp_path / "long.mkv", range(0, 31_000, 40), sound=tone(31.0))
+    command = ("explain", long, "--model", model, "--out", tmp_path / "why")
+    result = ends_with(1, *command, "--action-units-folder", TABLES)  # where it has no table, which is never read
+    assert (
+        "long.mkv is longer than 30 s, the most that is explained at once. Cut out a part: ffmpeg -i" in result.output
+    )
+
+
+@pytest.mark.parametrize("streams", ["audio", "both"])
+def test_the_command_explains_a_folder_of_sound_files(streams, tmp_path):
+    from made_up_media import tone, write_sound
+    from test_predict import ends_with
+
+    model = saved(tmp_path / "model", num_action_units=35, feature_identity=OPENFACE)
+    (tmp_path / "sounds").mkdir()
+    write_sound(tmp_path / "sounds" / "a.wav", tone(1.0))
+    command = ("explain", tmp_path / "sounds", "--model", model, "--out", tmp_path / "why", "--streams", streams)
+    ends_with(0, *command, "--action-units-folder", TABLES, "--hop", "0.5")
+    assert list(json.loads((tmp_path / "why" / "a.json").read_text())["streams"]) == ["both", "audio"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,7 @@ BAD = {
     "odd.mp4": (write_video, "failed", "ZeroDivisionError: a decoder's mood"),
     "fails.mp4": (write_video, "failed", "the program crashed"),
     "a.ts": (write_video, "skipped", "has the same name as"),
-    "loop": (lambda path: path.symlink_to(path.parent), "skipped", "is looked at already"),
+    "loop": (lambda path: path.symlink_to(path.parent), "ignored", "is looked at already"),
 }
 GOOD = {
     "one.mp4": lambda path: write_video(path, [0]),
@@ -305,7 +306,7 @@ def test_the_command_extracts_by_the_openface_stand_in(folder, tmp_path):
         write_video(folder / f"{name}.mp4")
     options = ["--backend", "openface", "--openface", program, "--workers", 0, "--format", "parquet"]
     result = aver(folder, "--out", tmp_path / "out", *options)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output
     assert "6 done" in result.output and "crash.mp4: OpenFace ended with SIGSEGV" in result.output
     track = read_features(tmp_path / "out" / "more" / "f.parquet")
     assert track.features.shape == (7, 35) and track.identity.settings == {"calibration": "dynamic"}
@@ -319,6 +320,33 @@ def test_the_command_fails_where_nothing_could_be_done(tmp_path):
         tmp_path / "a.mp4", "--out", tmp_path / "out", "--backend", "openface", "--openface", program, "--workers", 0
     )
     assert result.exit_code == 1 and "a.mp4 is empty" in result.output
+
+
+def test_a_second_run_says_what_was_already_done_and_counts_no_rate_for_it(folder, tmp_path):
+    program = write_openface(tmp_path / "OpenFace")
+    options = ["--out", tmp_path / "out", "--backend", "openface", "--openface", program, "--workers", 0]
+    first = aver(folder, *options)
+    assert first.exit_code == 0 and "already done" not in first.output
+    write_video(folder / "later.mp4")
+    for new, expected in ((1, r"extract: 7 of 7 clips \(100%\), already done: 6, \d\.\d clips/s"), (0, None)):
+        again = aver(folder, *options)
+        assert again.exit_code == 0 and f"already done: {7 - new} of 7, in an earlier run" in again.stdout
+        assert re.search(expected, again.stderr) if expected else "clips/s" not in again.stderr
+
+
+def test_the_landmarker_s_file_has_its_own_option_and_model_is_its_old_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.8.7")
+    write_video(tmp_path / "clip.mp4")
+    for option in ("--face-landmarker", "--model"):
+        result = aver(tmp_path / "clip.mp4", "--out", tmp_path / "out", option, tmp_path / "none.task")
+        assert "none.task cannot be read: No such file or directory" in str(result.exception)
+        assert "--face-landmarker FILE" in str(result.exception) and "--model" not in str(result.exception)
+        assert ("--model of `aver extract` is deprecated: use --face-landmarker" in result.stderr) == (
+            option == "--model"
+        )
+    assert "--face-landmarker" in aver("--help").output and "--model" not in aver("--help").output
+    result = aver(tmp_path, "--out", tmp_path / "out", "--backend", "openface", "--face-landmarker", "x.task")
+    assert "`face_landmarker` (x.task) is no option of the backend openface" in str(result.exception)
 
 
 def start(*arguments, **variables):

@@ -292,7 +292,7 @@ def test_a_name_that_no_program_can_say_is_refused_by_name_and_the_rest_goes_on(
 def test_a_hidden_file_of_a_folder_is_skipped_with_the_reason(clips, extractor, tmp_path):
     (clips / "._a.mkv").write_bytes(b"Mac OS X")
     found = by_name(extract_clips(extractor, find_clips([clips]), tmp_path / "out"))
-    assert found["._a.mkv"].status == "skipped" and "hidden file" in found["._a.mkv"].reason and len(found) == 5
+    assert found["._a.mkv"].status == "ignored" and "hidden file" in found["._a.mkv"].reason and len(found) == 5
 
 
 def test_a_table_whose_name_would_be_too_long_costs_that_clip_alone(clips, extractor, tmp_path):
@@ -326,7 +326,9 @@ def test_an_empty_folder_and_one_that_is_not_there_are_told(extractor, model, tm
         ("predict", tmp_path / "empty", "--model", model),
         ("enroll", tmp_path / "empty", "--model", model, "--out", tmp_path / "a.safetensors"),
     ):
-        assert refused(*command).startswith(f"No video under {tmp_path / 'empty'}. Looked for files in .3gp, ")
+        kinds = "video" if command[0] == "extract" else "video or sound file"
+        told = refused(*command)
+        assert told.startswith(f"No {kinds} under {tmp_path / 'empty'}. Looked for ") and ".3gp, " in told
     for place in ("empty", "absent"):
         told = refused("data", "build", "crema_d", tmp_path / place, "--out", tmp_path / "built")
         assert str(tmp_path / place) in told

@@ -1,5 +1,6 @@
 """Frames of a frozen encoder, computed once: the same numbers, each clip once, and nothing stale or broken is read."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,12 +13,14 @@ import transformers
 import yaml
 from conftest import aver_config, aver_model
 from packaging.version import Version
+from rich.console import Console
 from safetensors.torch import load_file
 from test_train_hf import TINY
 
 import train_hf
 from datasets_scripts import load_crema_d
 from modeling_aver import AverProcessor
+from modeling_aver.features.progress import ClipCounter, LineProgress
 from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.encoding import RunningStatistics, fill_cache, fit_audio_standardization
 from modeling_aver.training.feature_cache import FeatureCache, clip_key
@@ -209,3 +212,37 @@ def test_two_processes_share_the_encoding_and_read_each_others_frames(recipe, tm
     assert done.returncode == 0, done.stderr[-2000:]
     train_hf.main([str(recipe), "--per_device_train_batch_size", "4", "--audio_dropout_rate", "0"])
     assert losses_of(tmp_path / "both") == pytest.approx(losses_of(tmp_path / "sound"), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_log_says_how_far_the_encoding_is_while_it_runs(recipe, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("modeling_aver.features.progress.LEAST", 0.0)
+    train_hf.main([str(recipe), "--feature_cache_dir", str(tmp_path / "cache")])
+    printed = capfd.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("encoding sound: ")]
+    assert [line.split(",")[0] for line in lines] == [
+        f"encoding sound: {done} of 6 clips ({done / 6:.0%})" for done in range(1, 7)
+    ]
+    assert "clips/s" in lines[0] and "left" in lines[0] and "encoding sound" not in printed.out
+
+
+def test_lines_come_every_ten_seconds_or_each_twentieth_but_not_in_a_flood():
+    now, console = [0.0], Console(file=io.StringIO(), width=200)
+    counter = ClipCounter(1000, clock=lambda: now[0])
+    lines = LineProgress("extract", counter, console)
+    counter.add(400, earlier=True)
+
+    def printed_after(seconds, clips):
+        now[0] += seconds
+        counter.add(clips)
+        before = len(console.file.getvalue())
+        lines.update()
+        return console.file.getvalue()[before:]
+
+    assert printed_after(0.5, 60) == ""
+    assert printed_after(4.5, 0) == "extract: 460 of 1000 clips (46%), already done: 400, 12.0 clips/s, 0:00:45 left\n"
+    assert printed_after(9.0, 49) == ""
+    assert printed_after(1.0, 0).startswith("extract: 509 of 1000 clips (51%)")
+    assert printed_after(2.0, 50).startswith("extract: 559 of 1000 clips (56%)")
+    lines.finish()
+    assert len(console.file.getvalue().splitlines()) == 3, "the last line is not printed twice"

@@ -321,3 +321,19 @@ def test_the_command_plays_a_file_with_its_table(tmp_path):
     model = saved(tmp_path / "model", num_action_units=35, feature_identity=OPENFACE)
     output = aver("live", "--model", model, "--file", str(CLIPS[0]), "--action-units-folder", str(TABLES))
     assert "heard and seen" in output and "answers (" in output and "lag" in output
+
+
+def test_a_sound_file_is_played_by_its_sound_though_both_streams_are_asked_for(tmp_path):
+    model = saved(tmp_path / "model", num_action_units=35, feature_identity=OPENFACE)
+    sound = write_sound(tmp_path / "sound.wav", tone(1.2))
+    output = aver("live", "--model", model, "--file", str(sound), "--action-units-folder", str(TABLES))
+    assert "s, heard\n" in output and "seen" not in output
+
+
+def test_a_model_of_openface_names_options_that_live_has(tmp_path):
+    model = saved(tmp_path / "model", num_action_units=35, feature_identity=OPENFACE)
+    with pytest.raises(ValueError, match="made of whole files, not of live pictures. Use the sound alone") as caught:
+        aver("live", "--model", model, "--file", str(CLIPS[0]))
+    assert "--openface" not in str(caught.value) and "--streams audio" in str(caught.value)
+    with pytest.raises(ValueError, match="Tables of features belong to a file: give --file too"):
+        aver("live", "--model", model, "--action-units-folder", str(TABLES))

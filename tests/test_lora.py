@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 import yaml
 from conftest import AUDIO_ENCODERS, aver_config, aver_model
 from safetensors.torch import load_file
@@ -152,3 +153,12 @@ def test_without_peft_one_line_says_what_to_install(recipe, monkeypatch):
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'^`lora_rank` needs PEFT: pip install "modeling-aver\[peft\]"\.$'):
         parse_arguments([str(recipe)])
+
+
+def test_a_peft_older_than_transformers_asks_for_is_a_warning(recipe, peft, monkeypatch, caplog):
+    """As with transformers 5.24 and peft 0.21."""
+    monkeypatch.setattr(adapters, "MIN_PEFT_VERSION", "999.0")
+    parse_arguments([str(recipe)])
+    (message,) = [record.getMessage() for record in caplog.records if record.name == adapters.__name__]
+    assert f"transformers {transformers.__version__} asks for peft 999.0 or newer, but peft {peft.__version__}" in message
+    assert 'pip install "transformers<5.24"' in message and "\n" not in message

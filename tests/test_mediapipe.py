@@ -33,7 +33,7 @@ def package():
 
 
 def test_every_frame_of_a_real_clip_has_a_face_at_the_streams_own_time(package, model):
-    extractor = find_extractor("mediapipe", model=model)
+    extractor = find_extractor("mediapipe", face_landmarker=model)
     timestamps, features, success = extractor.extract(CLIPS[0])
     np.testing.assert_array_equal(timestamps, read_timestamps(CLIPS[0]))
     assert success.all() and features.shape == (67, 52) and features.dtype == np.float32
@@ -43,7 +43,7 @@ def test_every_frame_of_a_real_clip_has_a_face_at_the_streams_own_time(package, 
 
 @pytest.mark.slow
 def test_every_frame_of_the_six_real_clips_has_a_face_at_the_streams_own_time(package, model):
-    extractor = find_extractor("mediapipe", model=model)
+    extractor = find_extractor("mediapipe", face_landmarker=model)
     assert len(CLIPS) == 6
     for clip in CLIPS:
         track = extractor.extract(clip)
@@ -63,7 +63,7 @@ def test_the_columns_are_named_as_the_landmarker_names_them(package, model):
 
 
 def test_a_clip_does_not_remember_the_one_before(package, model):
-    extractor = find_extractor("mediapipe", model=model)
+    extractor = find_extractor("mediapipe", face_landmarker=model)
     first = extractor.extract(CLIPS[1]).features
     extractor.extract(CLIPS[2])
     np.testing.assert_array_equal(extractor.extract(CLIPS[1]).features, first)
@@ -71,7 +71,7 @@ def test_a_clip_does_not_remember_the_one_before(package, model):
 
 def test_frames_of_one_millisecond_and_a_late_start_are_taken_and_no_face_is_told(package, model, tmp_path):
     video = write_video(tmp_path / "clip.mkv", [500, 500, 501, 540], size=(64, 48), codec="rawvideo")
-    track = find_extractor("mediapipe", model=model).extract(video)
+    track = find_extractor("mediapipe", face_landmarker=model).extract(video)
     assert not track.success.any() and not track.features.any() and track.features.shape == (4, 52)
     np.testing.assert_allclose(track.timestamps, [0.0, 0.0, 0.001, 0.04], atol=1e-9)
 
@@ -88,7 +88,7 @@ def found_with(monkeypatch, tmp_path, content, **options):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.8.7")
     monkeypatch.setattr(mediapipe, "MODEL_SHA256", hashlib.sha256(content).hexdigest())
     (tmp_path / "model.task").write_bytes(content)
-    return find_extractor("mediapipe", **{"model": tmp_path / "model.task", **options})
+    return find_extractor("mediapipe", **{"face_landmarker": tmp_path / "model.task", **options})
 
 
 def test_a_missing_package_is_named_with_its_install_line(monkeypatch):
@@ -114,9 +114,9 @@ def test_a_model_file_that_is_not_the_official_one_is_refused(monkeypatch, tmp_p
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.8.7")
     (tmp_path / "other.task").write_bytes(b"other")
     with pytest.raises(ExtractorUnavailableError, match=rf"other.task \(5 bytes\) has SHA-256 .*, not {MODEL_SHA256}"):
-        find_extractor("mediapipe", model=tmp_path / "other.task")
-    with pytest.raises(ExtractorUnavailableError, match="none.task: No such file"):
-        find_extractor("mediapipe", model=tmp_path / "none.task")
+        find_extractor("mediapipe", face_landmarker=tmp_path / "other.task")
+    with pytest.raises(ExtractorUnavailableError, match="none.task cannot be read: No such file"):
+        find_extractor("mediapipe", face_landmarker=tmp_path / "none.task")
 
 
 def test_the_environment_names_the_model_file(monkeypatch, tmp_path):
@@ -175,7 +175,7 @@ def test_a_bad_download_leaves_nothing_behind(address, tmp_path, content, promis
 
 def test_offline_the_way_to_give_the_file_is_told(address, monkeypatch):
     monkeypatch.setattr(mediapipe, "MODEL_URL", "http://127.0.0.1:9/model.task")
-    with pytest.raises(ExtractorUnavailableError, match=f"cannot be downloaded.*--model.*{MODEL_VARIABLE}"):
+    with pytest.raises(ExtractorUnavailableError, match=f"cannot be downloaded.*--face-landmarker.*{MODEL_VARIABLE}"):
         find_extractor("mediapipe")
 
 

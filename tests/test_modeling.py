@@ -273,18 +273,6 @@ def test_a_checkpoint_without_the_encoders_weights_is_named(tmp_path):
         AverForEmotionClassification.from_audio_pretrained(str(tmp_path))
 
 
-def test_a_checkpoint_without_safetensors_is_named_with_the_remedy(tmp_path):
-    """The other format is only written here, by torch, to see it refused, and read by torch's weights-only loader."""
-    encoder = aver_model(aver_config()).aver.audio_encoder
-    encoder.config.save_pretrained(tmp_path)
-    torch.save(encoder.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="has no model.safetensors. Convert it once"):
-        AverForEmotionClassification.from_audio_pretrained(str(tmp_path))
-    model = AverForEmotionClassification.from_audio_pretrained(str(tmp_path), use_safetensors=False)
-    name = "feature_projection.projection.weight"
-    assert torch.equal(model.aver.audio_encoder.state_dict()[name], encoder.state_dict()[name])
-
-
 def test_a_whole_whisper_checkpoint_gives_its_encoder(tmp_path):
     whole = WhisperModel(aver_config("whisper").audio_config)
     whole.save_pretrained(tmp_path)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
 from remade_media import CLIPS, at_rate, clip, joined, remake, unevenly
 
 from modeling_aver import AverConfig, AverFeatureExtractor, AverForEmotionClassification, AverProcessor
@@ -17,8 +18,6 @@ EMOTIONS = ["anger", "disgust", "fear", "happy", "neutral", "sad"]
 @pytest.fixture(scope="module")
 def recognize(tmp_path_factory):
     """A pipeline that has learnt the six real clips from MediaPipe's features and a frozen pretrained encoder."""
-    from conftest import SHARED
-
     pytest.importorskip("mediapipe", reason='waits for pip install "modeling-aver[mediapipe]"', exc_type=ImportError)
     if not SHARED.is_dir():
         pytest.skip("waits for the development material in ../shared")
@@ -127,3 +126,17 @@ def test_a_third_of_a_second_answers(recognize, tmp_path):
     frames, sound = clip(0)
     answer = recognize(remake(tmp_path / "short.mp4", frames[:9], sound[:4800]))
     assert answer["streams"] == ["audio", "video"] and answer["duration"] == pytest.approx(0.3, abs=0.1)
+
+
+def test_the_command_answers_a_video_that_is_longer_than_the_encoder_reads(recognize, tmp_path):
+    from test_predict import ends_with, predictions_in
+
+    path = remake(tmp_path / "interview.mp4", *joined(32.0))
+    model, out = recognize.model.config.name_or_path, tmp_path / "answers"
+    file = SHARED / "models" / "face_landmarker.task"
+    ends_with(0, "predict", path, CLIPS[0], "--model", model, "--out", out, "--face-landmarker", file)
+    answers = predictions_in(out)
+    assert answers[CLIPS[0].stem]["label"] == "anger" and answers[CLIPS[0].stem]["notes"] == []
+    assert answers["interview"]["notes"][0].startswith("Longer than 30 s: the answer is the mean over windows")
+    assert answers["interview"]["face"] == 1.0 and answers["interview"]["duration"] == pytest.approx(32.0, abs=0.1)
+    assert max(answers["interview"]["probabilities"].values()) < 0.5, "six emotions in turn have no one answer"

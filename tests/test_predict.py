@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,14 @@ from test_cli import aver
 
 from datasets_scripts import SAMPLE_DIR
 from modeling_aver import AverProcessor
-from modeling_aver.features import ExtractorUnavailableError, MediaError, find_clips
+from modeling_aver.features import (
+    ExtractorUnavailableError,
+    FaceTrack,
+    FeatureIdentity,
+    MediaError,
+    find_clips,
+    write_features,
+)
 from modeling_aver.features.openface import ACTION_UNITS
 from modeling_aver.inference import FacesOfExtractor, check_request, find_faces, load_pipeline, predict_clips
 
@@ -252,3 +261,172 @@ def test_the_command_fails_where_no_clip_has_an_answer(openface_model, tmp_path)
     (tmp_path / "empty.mp4").touch()
     result = CliRunner().invoke(app, ["predict", str(tmp_path), "--model", openface_model, "--streams", "audio"])
     assert result.exit_code == 1 and "is empty (0 bytes)" in result.output
+
+
+def ends_with(code, *arguments):
+    """Output of a command that ends with an exit code."""
+    from typer.testing import CliRunner
+
+    from modeling_aver.cli import app
+
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def predictions_in(folder):
+    content = json.loads((folder / "predictions.json").read_text())
+    return {one["clip"]: one for one in content["clips"]}
+
+
+@pytest.fixture(scope="module")
+def whisper_model(tmp_path_factory):
+    """Reads 30 s at once."""
+    folder = tmp_path_factory.mktemp("whisper")
+    return saved(folder, audio="whisper", num_action_units=2, feature_identity=BRIGHTNESS)
+
+
+def brightness_table(video, folder):
+    folder.mkdir(exist_ok=True)
+    write_features(folder / f"{video.stem}.npz", Brightness(folder / "log.txt").extract(video))
+
+
+def test_a_long_video_is_answered_by_the_mean_over_windows_and_says_so(whisper_model, tmp_path):
+    video = write_video(tmp_path / "interview.mkv", range(0, 31_000, 40), sound=tone(31.0))
+    short = write_video(tmp_path / "short.mkv", sound=tone())
+    for path in (video, short):
+        brightness_table(path, tmp_path / "tables")
+    command = ("predict", video, short, "--model", whisper_model, "--action-units-folder", tmp_path / "tables")
+    result = ends_with(0, *command, "--out", tmp_path / "answers")
+    note = "Longer than 30 s: the answer is the mean over windows of 3 s (see --timeline)."
+    assert f"interview: {note}" in result.output
+    answers = predictions_in(tmp_path / "answers")
+    assert answers["interview"]["notes"][0] == note and answers["short"]["notes"] == []
+    assert not (tmp_path / "answers" / "timelines").exists()
+    ends_with(0, *command, "--out", tmp_path / "over_time", "--timeline", "--formats", "json")
+    over_time = predictions_in(tmp_path / "over_time")["interview"]
+    assert answers["interview"]["probabilities"] == pytest.approx(over_time["probabilities"])
+    assert answers["interview"]["duration"] == pytest.approx(31.0, abs=0.1)
+
+
+def test_a_model_with_a_short_table_of_positions_answers_longer_clips_by_windows(tmp_path):
+    model = saved(
+        tmp_path / "model", position_embedding_type="learnable", max_position_embeddings=400
+    )  # 2 s at 200 Hz
+    sound = write_sound(tmp_path / "sound.wav", tone(4.0))
+    result = ends_with(0, "predict", sound, "--model", model, "--streams", "audio")
+    assert "Longer than 2 s: the answer is the mean over windows of 2 s" in result.output
+
+
+def test_a_clip_without_an_answer_among_others_has_an_exit_code_of_its_own(openface_model, tmp_path):
+    write_sound(tmp_path / "good.wav", tone())
+    (tmp_path / "._good.wav").write_bytes(b"what a system leaves beside")
+    command = ("predict", tmp_path, "--model", openface_model, "--streams", "audio")
+    ends_with(0, *command)
+    (tmp_path / "empty.wav").touch()
+    assert "no answer for" in ends_with(3, *command).output
+    (tmp_path / "good.wav").unlink()
+    ends_with(1, *command)
+
+
+@pytest.mark.parametrize("command", ["predict", "sync", "explain", "extract", "enroll"])
+def test_the_exit_codes_and_the_landmarker_s_option_are_in_the_help(command):
+    text = " ".join(ends_with(0, command, "--help").output.replace("\u2502", " ").split())
+    assert "3 if some clips are not (each is listed with its reason)" in text and "--face-landmarker" in text
+
+
+def test_progress_of_a_second_run_begins_with_what_is_done_and_ends_full(openface_model, tmp_path):
+    for name in ("a", "b"):
+        write_sound(tmp_path / f"{name}.wav", tone())
+    command = ("predict", tmp_path, "--model", openface_model, "--streams", "audio", "--out", tmp_path / "out")
+    assert "predict: 2 of 2 clips (100%)" in ends_with(0, *command).stderr
+    write_sound(tmp_path / "c.wav", tone())
+    assert "predict: 3 of 3 clips (100%), already done: 2, " in ends_with(0, *command).stderr
+
+
+@pytest.mark.parametrize("streams", ["audio", "both"])
+def test_a_folder_of_sound_files_is_answered(openface_model, streams, tmp_path):
+    (tmp_path / "OpenFace").mkdir()
+    shutil.copy(TABLES / "1001_DFA_ANG_XX.csv", tmp_path / "OpenFace" / "another.csv")
+    command = ("predict", SOUNDS, "--model", openface_model, "--streams", streams, "--out", tmp_path / "out")
+    result = ends_with(0, *command, "--action-units-folder", tmp_path / "OpenFace")
+    answers = predictions_in(tmp_path / "out")
+    assert len(answers) == 6 and all(one["streams"] == ["audio"] for one in answers.values())
+    assert ("1001_DFA_SAD_XX.wav has no picture" in result.output) == (streams == "both")
+
+
+def test_a_sound_file_beside_its_video_is_no_clip_of_its_own(tmp_path):
+    write_sound(tmp_path / "a.wav", tone())
+    write_video(tmp_path / "a.mp4")
+    write_sound(tmp_path / "b.WAV", tone())
+    clips, left_out = find_clips([tmp_path], sound=True)
+    assert [clip.path.name for clip in clips] == ["a.mp4", "b.WAV"]
+    assert [(one.clip, one.status) for one in left_out] == [(str(tmp_path / "a.wav"), "ignored")]
+    assert [clip.path.name for clip in find_clips([tmp_path])[0]] == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    "streams, kinds", [("audio", "video or sound file"), ("both", "video or sound"), ("video", "video")]
+)
+def test_a_folder_without_clips_is_refused_with_the_kinds_that_were_looked_for(
+    openface_model, streams, kinds, tmp_path
+):
+    with pytest.raises(MediaError, match=f"No {kinds}.* under {tmp_path}. Looked for .*\\.mp4") as caught:
+        aver("predict", str(tmp_path), "--model", openface_model, "--streams", streams)
+    assert (".wav" in str(caught.value)) == (streams != "video")
+
+
+def test_the_table_of_another_clip_is_refused_with_both_lengths(openface_model, tmp_path):
+    (tmp_path / "OpenFace").mkdir()
+    shutil.copy(TABLES / "1001_DFA_DIS_XX.csv", tmp_path / "OpenFace" / "1001_DFA_ANG_XX.csv")
+    shutil.copy(TABLES / "1001_DFA_FEA_XX.csv", tmp_path / "OpenFace" / "1001_DFA_FEA_XX.csv")
+    video = VIDEOS / "1001_DFA_ANG_XX.flv"
+    command = ("--model", openface_model, "--action-units-folder", tmp_path / "OpenFace")
+    result = ends_with(3, "predict", video, VIDEOS / "1001_DFA_FEA_XX.flv", *command)
+    reason = r"1001_DFA_ANG_XX\.csv has 70 frames \(2\.34 s\), but 1001_DFA_ANG_XX\.flv has 67 \(2\.2[34] s\)\."
+    assert re.search(reason + r" Is it the table of another clip\?", result.output)
+
+
+def test_a_model_of_clip_means_refuses_features_of_frames(tmp_path):
+    identity = {**OPENFACE, "settings": {"statistic": "mean of the clip"}}
+    model = saved(tmp_path / "model", num_action_units=35, feature_identity=identity)
+    message = (
+        r"The model needs one vector per clip \(statistic: mean of the clip\) of openface, but these features are "
+        "features of every frame. Give tables of such features"
+    )
+    for command in (("predict",), ("explain", "--out", str(tmp_path / "why"))):
+        with pytest.raises(ValueError, match=message):
+            aver(*command, str(VIDEOS), "--model", model, "--action-units-folder", str(TABLES))
+    with pytest.raises(ValueError, match="statistic mean of the clip.*which nothing here makes. Give precomputed"):
+        aver("predict", str(VIDEOS), "--model", model)
+    row = FaceTrack(np.array([1.0]), np.full((1, 35), 0.4), np.array([True]), FeatureIdentity.from_dict(identity))
+    (tmp_path / "means").mkdir()
+    for video in VIDEOS.iterdir():
+        write_features(tmp_path / "means" / f"{video.stem}.npz", row)
+    output = aver("predict", str(VIDEOS), "--model", model, "--action-units-folder", str(tmp_path / "means"))
+    assert output.count("1001_DFA") == 6 and "seems to be" not in output
+
+
+@pytest.mark.parametrize("command", ["predict", "explain", "sync", "enroll", "live"])
+def test_a_missing_landmarker_file_is_named_with_options_that_the_command_has(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.8.7")
+    scale = {"action_unit_mean": [0.3] * 52, "action_unit_std": [0.5] * 52}
+    config = aver_config(num_action_units=52, feature_identity={"name": "mediapipe"})
+    aver_model(config).save_pretrained(tmp_path / "model")
+    AverProcessor.from_config(config, **scale).save_pretrained(tmp_path / "model")
+    video = VIDEOS / "1001_DFA_ANG_XX.flv"
+    where = ("--file", video) if command == "live" else (video,)
+    out = ("--out", tmp_path / "out") if command in ("explain", "enroll") else ()
+    message = caught_by(
+        command, *where, *out, "--model", tmp_path / "model", "--face-landmarker", tmp_path / "none.task"
+    )
+    assert "none.task cannot be read: No such file or directory" in message
+    known = set(re.findall(r"--[a-z-]+", ends_with(0, command, "--help").output))
+    assert set(re.findall(r"--[a-z-]+", message)) <= known, "every option that the error names is the command's own"
+
+
+def caught_by(*arguments):
+    """What a command is refused with."""
+    with pytest.raises((ValueError, OSError, ImportError)) as caught:
+        aver(*map(str, arguments))
+    return str(caught.value)

@@ -1,9 +1,15 @@
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import AUDIO_ENCODERS, aver_config, aver_model
 from transformers import AutoFeatureExtractor, AutoProcessor, SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
 
+from datasets_scripts import SAMPLE_DIR, load_crema_d
 from modeling_aver import AverFeatureExtractor, AverProcessor
 
 RATE = 16_000
@@ -49,6 +55,50 @@ def test_waveforms_may_come_as_lists_arrays_tensors_or_datasets_audio(convert):
         np.testing.assert_allclose(process(audio)["input_values"], process([waveform])["input_values"], atol=1e-6)
 
 
+def wav_bytes(waveform, rate=RATE):
+    file = io.BytesIO()
+    soundfile.write(file, waveform, rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def decoder(waveform, rate=RATE):
+    """torchcodec's `AudioDecoder` as `datasets` gives it, which needs an ffmpeg of the system."""
+    samples = SimpleNamespace(data=torch.tensor(waveform)[None], sample_rate=rate)
+    return SimpleNamespace(get_all_samples=lambda: samples)
+
+
+def test_an_audio_column_of_datasets_is_taken_as_it_comes(tmp_path):
+    waveform = sound(0.1)
+    (tmp_path / "clip.wav").write_bytes(wav_bytes(waveform))
+    forms = [
+        {"array": waveform, "sampling_rate": RATE},
+        {"raw": torch.tensor(waveform), "sampling_rate": RATE},
+        {"bytes": wav_bytes(waveform), "path": "clip.wav"},
+        {"bytes": None, "path": str(tmp_path / "clip.wav")},
+        decoder(waveform),
+    ]
+    expected = process([waveform])["input_values"]
+    np.testing.assert_allclose(process(forms)["input_values"], np.repeat(expected, len(forms), axis=0), atol=1e-6)
+    for form in forms:
+        np.testing.assert_allclose(process(form, sampling_rate=None)["input_values"], expected, atol=1e-6)
+
+
+def test_a_row_of_the_sample_corpus_goes_through_the_processor():
+    row = load_crema_d(SAMPLE_DIR, split="train")[0]
+    processor = AverProcessor(AverFeatureExtractor())
+    names = ("action_units", "action_units_success", "video_timestamps")
+    batch = processor(audio=[row["audio"]], **{name: [row[name]] for name in names})
+    assert batch["attention_mask"].sum() == round(row["audio_duration"] * RATE)
+    assert batch["action_units"].shape == (1, len(row["action_units"]), 35)
+
+
+def test_two_channels_of_a_decoder_are_averaged():
+    left, right = sound(0.1), sound(0.1, seed=1)
+    samples = SimpleNamespace(data=torch.tensor(np.stack([left, right])), sample_rate=RATE)
+    batch = process([SimpleNamespace(get_all_samples=lambda: samples)])
+    np.testing.assert_allclose(batch["input_values"], process([(left + right) / 2])["input_values"], atol=1e-5)
+
+
 @pytest.mark.parametrize("convert", [list, np.asarray, torch.tensor])
 def test_action_units_may_come_as_lists_arrays_or_tensors(convert):
     units = np.random.default_rng(0).random((4, 3)).tolist()
@@ -58,9 +108,11 @@ def test_action_units_may_come_as_lists_arrays_or_tensors(convert):
 
 def test_sixteen_bit_samples_are_heard_as_loud_as_their_floats():
     waveform = (sound(0.1).clip(-1, 1) * 32767).astype(np.int16)
+    waveforms = (waveform, torch.tensor(waveform), waveform.astype(np.int32) * 65536, waveform / 32768)
     whisper = extractor(audio_feature_extractor=WhisperFeatureExtractor().to_dict())
-    ours, theirs = (whisper(wave, sampling_rate=RATE)["input_features"] for wave in (waveform, waveform / 32768))
-    torch.testing.assert_close(ours, theirs)
+    *integers, floats = (whisper(wave, sampling_rate=RATE)["input_features"] for wave in waveforms)
+    for ours in integers:
+        torch.testing.assert_close(ours, floats)
 
 
 def test_clips_without_sound_or_without_video_are_masked():
@@ -106,6 +158,18 @@ def test_an_action_unit_that_never_changes_keeps_its_size():
     assert fitted.action_unit_std == [1.0, 0.5, 1.0]
 
 
+def test_statistics_of_standardized_clips_are_those_of_the_clips_themselves():
+    clips = [np.random.default_rng(0).normal(3.0, 2.0, size=(9, 3))]
+    fitted = extractor().fit_action_units(clips)
+    again = AverFeatureExtractor.from_dict(fitted.to_dict()).fit_action_units(clips)
+    np.testing.assert_allclose(again.action_unit_mean, fitted.action_unit_mean)
+
+
+def test_durations_that_differ_are_taken_where_the_caller_says_so():
+    clip = {"audio": sound(2.8), "action_units": np.zeros((42, 3)), "duration_tolerance": np.inf}
+    assert process(**clip)["action_units"].shape == (1, 42, 3)
+
+
 def test_statistics_of_nothing_are_refused():
     with pytest.raises(ValueError, match="no frame with a face"):
         extractor().fit_action_units([np.ones((4, 3))], [np.zeros(4)])
@@ -140,6 +204,25 @@ BAD_CLIPS = {
     ),
     "empty sound": ({"audio": np.zeros(0)}, r"`audio` of clip 0 must be one row of samples \(mono\)"),
     "stereo": ({"audio": [np.zeros((2, 99))]}, r"`audio` of clip 0 must be one row .* shape \(2, 99\)"),
+    "rows of another rate": (
+        {"audio": [{"array": sound(0.1), "sampling_rate": 44_100}]},
+        "`sampling_rate` is 44100 but this processor was made for 16000. Resample first: dataset.cast_column",
+    ),
+    "a decoder of another rate": (
+        {"audio": [sound(0.1), decoder(sound(0.1), 8_000)]},
+        "`sampling_rate` is 8000 but this processor",
+    ),
+    "a path": (
+        {"audio": "clip.wav"},
+        "`audio` of clip 0 must be samples, but is str 'clip.wav'. Pass the file to the",
+    ),
+    "paths": ({"audio": [sound(0.1), Path("b.wav")]}, r"`audio` of clip 1 must be samples, but is PosixPath.*'b.wav'"),
+    "bytes": ({"audio": [b"RIFF"]}, "`audio` of clip 0 must be samples, but is bytes b'RIFF'"),
+    "a dict without a rate": ({"audio": {"array": sound(0.1)}}, "which also needs their `sampling_rate`"),
+    "a dict of other keys": ({"audio": [{"sound": 1}]}, "`audio` of clip 0 is a dict with the keys sound: it needs"),
+    "a file that is not there": ({"audio": [{"path": "nowhere.wav"}]}, "nowhere.wav cannot be read: No such file"),
+    "words": ({"audio": np.array(["a"])}, "`audio` of clip 0 must be numbers in rows of equal length"),
+    "a table": ({"action_units": "clip.csv"}, "`action_units` of clip 0 must be numbers .* but is str 'clip.csv'"),
     "NaN in sound": (
         {"audio": [sound(0.1), np.full(99, np.nan)]},
         "`audio` of clip 1 must be finite, but 99 of its 99",
@@ -178,11 +261,11 @@ BAD_CLIPS = {
     ),
     "half the video": (
         {"audio": sound(2.8), "action_units": np.zeros((42, 3))},
-        r"Clip 0: `action_units` lasts 1.40 s at 30.0 Hz .* but `audio` lasts 2.80 s at 16000 Hz",
+        "`action_units` of clip 0 lasts 1.40 s at 30.0 Hz .* but its `audio` lasts 2.80 s at 16000 Hz",
     ),
     "video of another hour": (
         {"audio": sound(1.0), "action_units": np.zeros((30, 3)), "video_timestamps": 3600 + np.arange(30) / 30},
-        r"from 3600.00 s to 3601.00 s\) but `audio` lasts 1.00 s",
+        r"from 3600.00 s to 3601.00 s\) but its `audio` lasts 1.00 s",
     ),
     "frame rate": ({"action_units": np.zeros((3, 3)), "video_frame_rate": 0.0}, r"`video_frame_rate` \(0.0\) must be"),
 }
@@ -219,7 +302,9 @@ def test_one_row_that_sums_up_a_clip_may_stand_anywhere_within_it():
     clip = {"audio": np.zeros(16_000 * 4, np.float32), "action_units": np.ones((1, 7)), "sampling_rate": 16_000}
     batch = extractor(**clip, video_timestamps=[[2.0]])
     assert batch["video_timestamps"].tolist() == [[2.0]]
-    with pytest.raises(ValueError, match="one row of `action_units` is at 9.00 s, but `audio` lasts 4.00 s"):
+    with pytest.raises(
+        ValueError, match="one row of `action_units` of clip 0 is at 9.00 s, but its `audio` lasts 4.00 s"
+    ):
         extractor(**clip, video_timestamps=[[9.0]])
 
 

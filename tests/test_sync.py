@@ -13,7 +13,15 @@ from modeling_aver import AverConfig, AverForEmotionClassification
 from modeling_aver.analysis import Alignment, alignments, plot_alignment
 from modeling_aver.features import find_clips
 from modeling_aver.inference import find_faces, load_pipeline, predict_clips
-from modeling_aver.inference.sync import CONFIDENT, Offset, combine, estimate_offset, find_offsets
+from modeling_aver.inference.sync import (
+    CONFIDENT,
+    Offset,
+    combine,
+    estimate_offset,
+    find_offsets,
+    listening,
+    print_offsets,
+)
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SIGMA = 0.1
@@ -89,7 +97,10 @@ def test_the_command_lists_the_real_clips(model_folder, tmp_path):
     output = aver(*command, "--out", str(tmp_path / "sync.json"))
     clips = json.loads((tmp_path / "sync.json").read_text())["clips"]
     assert len(clips) == 6 and all(clip["clip"] in output for clip in clips)
-    assert all(abs(clip["seconds"]) <= 1 and clip["num_windows"] == 1 for clip in clips)
+    assert all(clip["num_windows"] == 1 for clip in clips)
+    for clip in clips:
+        known = clip["confidence"] > CONFIDENT
+        assert (clip["verdict"] == "cannot tell") == (clip["seconds"] is None) == (clip["spread"] is None) != known
 
 
 def test_a_model_without_ctm_is_refused(tmp_path):
@@ -160,3 +171,22 @@ def _probe_model():
         **{"dropout": 0.0, "ctm_sigma": 0.05, "id2label": {0: "apart", 1: "together"}, "initializer_range": 0.125},
     )
     return AverForEmotionClassification(config)
+
+
+def test_the_whole_verdict_is_one_line_per_clip_where_the_output_is_no_terminal(capsys):
+    name = "interviews/2024/" + "a long name of a recording " * 5
+    print_offsets({name: Offset(0.32, 6.1, 3, 0.02), "b": Offset(1.0, 0.0)}, {})
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert lines["interviews/2024/a"].split()[-6:] == ["video", "late", "+0.32", "6.1", "3", "0.02"]
+    assert lines["b"].split() == ["b", "cannot", "tell", "-", "0.0", "1", "-"]
+
+
+def test_a_model_of_one_vector_per_clip_is_refused_by_sync_and_never_warns(tmp_path):
+    identity = {**OPENFACE, "settings": {"statistic": "mean of the clip"}}
+    model = saved(tmp_path / "model", num_action_units=35, feature_identity=identity)
+    with pytest.raises(ValueError, match=r"one vector of face features per clip \(statistic: mean of the clip\)"):
+        aver("sync", str(VIDEOS), "--model", model, "--action-units-folder", str(TABLES))
+    recognize = load_pipeline(model)
+    with listening(recognize.model) as offsets:
+        recognize((np.zeros(48_000, np.float32) + 0.1, np.random.default_rng(0).random((90, 35))))
+    assert offsets == []

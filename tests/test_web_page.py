@@ -1,12 +1,21 @@
-"""The web page: what it answers, without Gradio; and in a browser, with a real clip, at two widths."""
+"""The web page: what `aver app` answers, with Gradio and without, and the Space that it writes."""
 
 import base64
 import csv
+import importlib.metadata
 import importlib.util
 import io
 import json
+import os
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +24,25 @@ import pytest
 import yaml
 from made_up_extractor import BrightnessInPassing
 from made_up_media import cut, tone, write_sound, write_video
+from made_up_runs import made_up_run
 from remade_media import CLIPS, clip, remake
 from test_predict import BRIGHTNESS, OPENFACE, TABLES, saved
 
 from modeling_aver import SpeakerProfile
-from modeling_aver.features import MediaError, read_audio, read_frames
+from modeling_aver.features import FaceTrack, FeatureIdentity, MediaError, read_audio, read_frames
+from modeling_aver.features.mediapipe import BLENDSHAPES, MediaPipeExtractor
+from modeling_aver.features.table import write_features
 from modeling_aver.inference import FacesOfExtractor, load_pipeline
 from modeling_aver.inference.clip_report import Limits, report_clip
+from modeling_aver.inference.face_count import shows_several_faces
+from modeling_aver.inference.model_info import read_model_info
 from modeling_aver.inference.page_session import EXAMPLES, PageSession
 from modeling_aver.inference.preview import browser_video
-from modeling_aver.inference.report_html import CSS, error_html, report_html, result_files
-from modeling_aver.inference.space import write_space
+from modeling_aver.inference.report_html import CSS, error_html, model_html, report_html, result_files
+from modeling_aver.inference.space import OPTIONAL, REQUIREMENTS, write_space
+
+MEDIAPIPE = FeatureIdentity("mediapipe", "1", {}, BLENDSHAPES)
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +134,11 @@ def test_the_clip_is_shown_with_the_alignment_and_a_bar_for_each_stream_and_emot
     assert html.count('class="aver-bar"') == 3 * len(report.labels)
     words = text_of(html)
     assert f"{report.answer['emotions'][0]['label']} {report.answer['emotions'][0]['score']:.0%}" in words
-    assert "heard and seen" in words and "sound alone" in words and "in windows of 1 s" in words
+    assert "sound and face" in words and "sound alone" in words and "in windows of 1 s" in words
 
 
 def test_bands_fill_the_track_from_edge_to_edge_and_from_bottom_to_top(report, html):
-    bands = re.search(r'<svg class="aver-bands".*?</svg>', html).group()
+    bands = re.search(r'<svg class="aver-bands".*?</svg>', html, re.DOTALL).group()
     areas = [
         [tuple(map(float, point.split(","))) for point in points.split()]
         for points in re.findall(r'points="([^"]+)"', bands)
@@ -164,9 +181,12 @@ def test_an_upload_is_answered_and_deleted(session, upload):
         (lambda path: path.touch(), "clip.mp4 is empty (0 bytes)."),
         (
             lambda path: path.write_text("<script>alert(1)</script>"),
-            "clip.mp4 cannot be decoded (Invalid data found when processing input). Is it damaged or cut short?",
+            "clip.mp4 cannot be decoded as video or audio. Is it damaged or cut short?",
         ),
-        (lambda path: path.write_bytes(bytes(2**20 + 1)), "clip.mp4 has 1 MB; this page takes 1 MB at most."),
+        (
+            lambda path: path.write_bytes(bytes(2**20 + 1)),
+            "clip.mp4 has 1.0 MB, more than the 1 MB that this page takes.",
+        ),
         (lambda path: write_video(path, range(0, 4000, 40)), "clip.mp4 is longer than the 3 s that this page takes."),
         (lambda path: cut(write_video(path, range(0, 2000, 40))), "clip.mp4"),
     ],
@@ -199,33 +219,124 @@ def test_silence_and_darkness_are_told(session, tmp_path):
     frames, _ = clip(0)
     silent = remake(tmp_path / "silent.mp4", frames[:30], None)
     words = text_of(session.answer_upload(str(silent)))
-    assert "silent.mp4 has no sound" in words and "seen" in words and "sound alone" not in words
+    assert "silent.mp4 has no sound" in words and "· face alone" in words and "sound alone" not in words
     sound = write_sound(tmp_path / "sound.wav", tone(1.0))
     html = session.answer_upload(str(sound))
     assert "has no picture" in text_of(html) and "<video" not in html and "aver-bands" in html
 
 
-def test_a_model_of_openface_says_so_and_hears(openface, upload):
+def test_without_openface_the_sound_answers_with_a_note(openface, upload):
     words = text_of(openface.notes_html())
-    assert "trained on features of openface, which cannot be made here" in words and "sound alone" in words
-    html = openface.answer_upload(str(upload()))
-    assert "· heard" in text_of(html) and "face alone" not in text_of(html)
+    assert "trained on OpenFace features of the face, and OpenFace is not available" in words
+    words = text_of(openface.answer_upload(str(upload())))
+    assert "· sound alone" in words and "face alone" not in words
+    assert "Answered by the sound alone" in words and "no table was uploaded" in words
+
+
+def test_neither_sound_nor_face_features_is_one_sentence_with_a_remedy(openface, tmp_path):
+    path = remake(tmp_path / "silent.mp4", clip(0)[0][:30], None)
+    words = text_of(openface.answer_upload(str(path)))
+    assert words == (
+        "silent.mp4 has no sound, and this page cannot extract features of the face for this model. Upload a table of "
+        "its face features beside it."
+    )
 
 
 def test_a_table_beside_the_video_gives_it_a_face(openface, upload):
     table = upload(TABLES / f"{CLIPS[3].stem}.csv", "any name.csv")
     words = text_of(openface.answer_upload(str(upload()), str(table)))
-    assert "heard and seen" in words and "a face in 100% of the pictures" in words and not table.exists()
-    table = upload(TABLES / f"{CLIPS[3].stem}.csv", "broken.csv")
-    table.write_text("not,a table\n1,2\n")
+    assert "sound and face" in words and "a face in 100% of the pictures" in words and not table.exists()
+    assert "Answered by the sound alone" not in words
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("my face.csv", "not,a table\n1,2\n", "my face.csv must have a column timestamp"),
+        ("my face.csv", "", "my face.csv is empty (0 bytes)."),
+        ("my face.npz", "x", "my face.npz is not a whole npz"),
+        ("my face.txt", "x", "my face.txt is no table (.npz, .parquet, .csv)"),
+    ],
+)
+def test_an_error_of_a_table_has_its_uploaded_name_and_no_path(openface, upload, name, content, words):
+    table = upload(CLIPS[3], name)
+    table.write_text(content)
     html = openface.answer_upload(str(upload()), str(table))
-    assert "aver-error" in html and str(table.parent) not in html and not table.exists()
+    assert "aver-error" in html and words in text_of(html) and not table.exists()
+    assert tempfile.gettempdir() not in html and str(table.parent) not in html and "aver-" not in text_of(html)
+
+
+def test_a_table_of_another_extractor_is_refused_in_one_sentence(openface, upload, tmp_path):
+    track = FaceTrack(np.arange(3) / 30, np.zeros((3, 52), np.float32), np.ones(3, bool), MEDIAPIPE)
+    write_features(tmp_path / "table.npz", track)
+    table = upload(tmp_path / "table.npz", "my face.npz")
+    words = text_of(openface.answer_upload(str(upload()), str(table)))
+    assert words == (
+        "my face.npz holds features of MediaPipe, but this model was trained on features of OpenFace. Upload a table "
+        "of OpenFace features."
+    )
+
+
+def test_examples_are_named_as_the_model_names_its_emotions(openface, tmp_path):
+    assert openface.examples == ["anger", "disgust", "fear", "happy", "neutral", "sad"]
+    labels = dict(enumerate(["Happiness", "angry", "calm", "fearful"]))
+    other = PageSession(load_pipeline(saved(tmp_path, num_action_units=35, id2label=labels)))
+    assert other.examples == ["angry", "disgust", "fearful", "Happiness", "neutral", "sad"]
+
+
+def test_the_page_names_model_corpus_labels_scores_limits_and_intended_use(tmp_path):
+    run = made_up_run(tmp_path / "my run")
+    words = text_of(model_html(read_model_info(run, ("anger", "<b>fear</b>"))))
+    assert "Model my run · training corpus: CREMA-D (configuration" in words and str(tmp_path) not in words
+    assert "Labels: anger, &lt;b&gt;fear&lt;/b&gt;. They stand for: the emotion that the actors were asked" in words
+    results = json.loads((run / "results.json").read_text())
+    assert f"WAR {100 * results['metrics']['eval_war']:.2f} %" in words
+    assert "Limits: it answers with one of 2 emotions" in words
+    assert "Intended use: research on acted emotion" in words and "AI Act" in words
+
+
+@pytest.mark.parametrize(
+    "results", [None, "{", "[]", '{"dataset": 3}', '{"dataset": {"dataset_name": "crema_d"}}'], ids=repr
+)
+def test_a_model_without_usable_results_says_that_they_are_not_recorded(tmp_path, results):
+    if results is not None:
+        (tmp_path / "results.json").write_text(results)
+    words = text_of(model_html(read_model_info(tmp_path, ("anger",), "my model")))
+    assert "Model my model · training corpus: not recorded" in words
+
+
+def test_scores_on_the_training_clips_are_not_shown(tmp_path):
+    run = made_up_run(tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "scored_clips_were_trained_on": True}))
+    words = text_of(model_html(read_model_info(run, ("anger",))))
+    assert "WAR" not in words and "accuracy on other clips is unknown" in words
+
+
+def test_the_corpus_comes_from_the_card_where_there_are_no_results(tmp_path):
+    (tmp_path / "README.md").write_text("---\ndatasets:\n- org/corpus\n---\n# Model\n")
+    assert read_model_info(tmp_path, ("anger",)).corpus == "org/corpus"
+
+
+@pytest.fixture
+def face_landmarker(shared):
+    pytest.importorskip("mediapipe", reason='needs MediaPipe: pip install ".[mediapipe]"')
+    return MediaPipeExtractor(str(shared / "models" / "face_landmarker.task"), "1")
+
+
+@pytest.mark.slow
+def test_two_people_in_the_picture_are_noticed_and_one_is_not(face_landmarker, tmp_path):
+    pictures = [frame for frame in clip(3)[0][:20]]
+    two = [(seconds, np.concatenate([pixels, pixels], axis=1)) for seconds, pixels in pictures]
+    for frames, several in ((pictures, False), (two, True)):
+        video = browser_video(remake(tmp_path / f"{several}.mp4", frames, None), np.zeros(0, np.float32), 16_000, 9.0)
+        assert shows_several_faces(face_landmarker, video, 0.7) is several
 
 
 def test_the_clips_carried_along_are_examples_with_their_tables(openface):
     assert len(EXAMPLES) == 6
     words = text_of(openface.answer_example(3))
-    assert "1001_DFA_HAP_XX" in words and "heard and seen" in words and EXAMPLES[3].exists()
+    assert "1001_DFA_HAP_XX" in words and "sound and face" in words and EXAMPLES[3].exists()
 
 
 @pytest.fixture(scope="module")
@@ -268,28 +379,204 @@ def test_limits_of_nothing_are_refused():
         Limits(10, 3.0).check_seconds(3.1, "clip")
 
 
-def test_a_space_has_settings_and_a_page_that_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_aver.inference.space.version", lambda name: {"gradio": "6.1.0"}.get(name, "0.1.0"))
-    files = write_space(tmp_path / "space", "org/aver-demo")
-    assert {path.name for path in files} == {"README.md", "app.py", "requirements.txt", "packages.txt"}
+def aver(*arguments, cwd):
+    """Output of a command that ends by itself, and its exit status."""
+    words = [sys.executable, "-m", "modeling_aver", *map(str, arguments)]
+    done = subprocess.run(words, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120)
+    return done.stdout + done.stderr, done.returncode
+
+
+def environment(**more):
+    """This process's, without an OpenFace that happens to be installed."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    values = {name: value for name, value in os.environ.items() if name != "OPENFACE_DIR"}
+    return {**values, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "GRADIO_ANALYTICS_ENABLED": "False", **more}
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """Starts a command in a folder, and waits until its page answers."""
+    started = []
+
+    def start(words, cwd, port, **more):
+        log = tmp_path / "log.txt"
+        with open(log, "w") as output:
+            options = {"stdout": output, "stderr": subprocess.STDOUT}
+            started.append(subprocess.Popen(words, cwd=cwd, env=environment(**more), **options))
+        address = f"http://127.0.0.1:{port}/"
+        for _ in range(240):
+            if started[-1].poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(address, timeout=2).close()
+                return address, log
+            except OSError:
+                time.sleep(0.5)
+        pytest.fail(log.read_text())
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def answered(address, clip, table=None):
+    """HTML of the report of an upload."""
+    client = pytest.importorskip("gradio_client")
+    page = client.Client(address, verbose=False)
+    upload = [client.handle_file(str(path)) if path else None for path in (clip, None, table)]
+    return text_of(page.predict(*upload, api_name="/upload")[0])
+
+
+@pytest.mark.slow
+def test_aver_app_with_a_model_of_openface_starts_and_answers_by_the_sound_or_by_a_table(
+    openface_model, serving, free_port, upload, tmp_path
+):
+    pytest.importorskip("gradio", reason='needs Gradio: pip install ".[app]"')
+    words = [sys.executable, "-m", "modeling_aver", "app", "--model", openface_model, "--port", str(free_port)]
+    address, log = serving([*words, "--max-megabytes", "1", "--max-seconds", "3"], tmp_path, free_port)
+    words = answered(address, upload(name="holiday (1).flv"))
+    assert "holiday (1) · 1.9 s · sound alone" in words and "Answered by the sound alone" in words
+    words = answered(address, upload(), TABLES / f"{CLIPS[3].stem}.csv")
+    assert "sound and face" in words
+    (tmp_path / "text.mp4").write_text("no video")
+    assert answered(address, tmp_path / "text.mp4").startswith("text.mp4 cannot be decoded as video or audio.")
+    long = write_sound(tmp_path / "long.wav", tone(4.0))
+    assert answered(address, long) == ("long.wav is longer than the 3 s that this page takes. Upload a part of it.")
+    assert "Clips are answered by their sound alone: OpenFace's FeatureExtraction is not" in log.read_text()
+    assert f"The page is at {address} until Ctrl-C." in log.read_text()
+
+
+@pytest.mark.slow
+def test_an_openface_that_is_not_there_is_an_error_without_options_of_other_commands(openface_model, tmp_path):
+    pytest.importorskip("gradio", reason='needs Gradio: pip install ".[app]"')
+    output, status = aver("app", "--model", openface_model, "--openface", tmp_path / "none", cwd=tmp_path)
+    assert status == 1 and f"FeatureExtraction is not at {tmp_path / 'none'}" in output
+    assert "Without --openface, clips are answered by their sound alone." in output
+    assert "--streams" not in output and "--action-units-folder" not in output and "Traceback" not in output
+
+
+def test_openface_for_a_model_of_other_features_is_refused(recognize):
+    with pytest.raises(
+        ValueError, match="--openface x is of no use here: the model was trained on features of bright"
+    ):
+        PageSession(recognize, openface="x")
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """`runs/my_run`, with results that hold a path of this machine."""
+    folder = made_up_run(tmp_path / "runs" / "my_run")
+    results = json.loads((folder / "results.json").read_text())
+    results["command"] = "train_hf.py a.yaml --output_dir /home/anna/run"
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture
+def space(run_folder, tmp_path):
+    pytest.importorskip("gradio", reason='needs Gradio: pip install ".[app]"')
+    output, status = aver("app", "--model", "runs/my_run", "--space", "my_space", cwd=tmp_path)
+    assert status == 0, output
+    return tmp_path / "my_space", output
+
+
+@pytest.mark.slow
+def test_a_space_of_a_folder_holds_the_model_and_starts(space, serving, free_port, run_folder, upload):
+    folder, output = space
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert names == {"config.json", "processor_config.json", "model.safetensors", "results.json"}
+    weights = [path / "model.safetensors" for path in (folder / "model", run_folder)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    megabytes = sum(path.stat().st_size for path in (folder / "model").iterdir()) / 1e6
+    assert f"my_space/model ({megabytes:.1f} MB)" in output
+    assert "/home/anna" not in (folder / "model" / "results.json").read_text()
+    assert not list(folder.rglob("__pycache__"))
+    shutil.rmtree(run_folder)
+    port = {"GRADIO_SERVER_PORT": str(free_port), "PYTHONPATH": ""}  # the Space's own copy of the code is imported
+    address, _ = serving([sys.executable, "app.py"], folder, free_port, **port)
+    assert "sound alone" in answered(address, upload())
+    with urllib.request.urlopen(f"{address}config") as config:
+        assert b"Model <b>my_run</b>" in config.read()
+
+
+@pytest.mark.slow
+def test_a_space_has_the_settings_that_hugging_face_reads(space):
+    folder, _ = space
+    settings = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    gradio = importlib.metadata.version("gradio")
+    assert settings["sdk"] == "gradio" and settings["sdk_version"] == gradio and settings["app_file"] == "app.py"
+    assert settings["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert len(settings["short_description"]) <= 60 and "models" not in settings
+    lines = (folder / "requirements.txt").read_text().splitlines()[1:]
+    pins = dict(line.split("==") for line in lines)
+    assert pins["gradio"] == gradio and pins["transformers"] == importlib.metadata.version("transformers")
+    assert not any("+" in pin for pin in pins.values())
+
+
+def test_the_requirements_of_a_space_are_those_of_the_package_and_its_page():
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["app"], *extras["mediapipe"]]
+    assert {re.match(r"[\w-]+", line).group() for line in wanted} == set(REQUIREMENTS) and set(OPTIONAL) < set(
+        REQUIREMENTS
+    )
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    monkeypatch.setattr("modeling_aver.inference.space.version", lambda name: {"torch": "2.13.0+cpu"}.get(name, "6.1"))
+
+
+def test_a_space_of_a_hub_model_downloads_it(tmp_path, versions):
+    write_space(tmp_path / "space", "org/aver-demo")
     settings = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
-    assert settings["sdk"] == "gradio" and settings["sdk_version"] == "6.1.0" and settings["app_file"] == "app.py"
-    assert settings["models"] == ["org/aver-demo"] and len(settings["short_description"]) <= 60
+    assert settings["models"] == ["org/aver-demo"] and settings["sdk_version"] == "6.1"
     code = (tmp_path / "space" / "app.py").read_text()
-    assert "serve" in compile(code, "app.py", "exec").co_names and '"org/aver-demo"' in code
-    assert "modeling-aver[app,mediapipe]==0.1.0" in (tmp_path / "space" / "requirements.txt").read_text()
-    write_space(tmp_path / "space", "org/other")  # again
+    assert "serve" in compile(code, "app.py", "exec").co_names and 'serve("org/aver-demo")' in code
+    assert "torch==2.13.0\n" in (tmp_path / "space" / "requirements.txt").read_text()
+    assert not (tmp_path / "space" / "model").exists()
 
 
-@pytest.mark.parametrize("model", ["runs/demo/deep", "./runs", "demo", 'org/x"); import os; ("'])
-def test_a_space_needs_a_model_of_the_hub(tmp_path, model):
-    with pytest.raises(ValueError, match="`model` must be an id as org/name"):
-        write_space(tmp_path, model)
+def test_a_space_written_again_has_the_new_model_only(tmp_path, run_folder, versions):
+    write_space(tmp_path / "space", str(run_folder))
+    write_space(tmp_path / "space", "org/other")
+    assert not (tmp_path / "space" / "model").exists()
+    assert 'serve("org/other")' in (tmp_path / "space" / "app.py").read_text()
 
 
-def test_a_space_takes_no_other_file_s_place(tmp_path):
-    (tmp_path / "README.md").write_text("# Mine")
-    with pytest.raises(FileExistsError, match="not from `aver app --space`"):
+@pytest.mark.parametrize("model", ["runs/demo/deep", "./runs", "demo", 'org/x"); import os; ("', "org/a--b", "-org/x"])
+def test_a_space_needs_a_saved_folder_or_a_hub_id(tmp_path, model):
+    with pytest.raises(ValueError, match="is no Hub id as org/name"):
+        write_space(tmp_path / "space", model)
+    assert not (tmp_path / "space").exists()
+
+
+@pytest.mark.parametrize("missing", ["config.json", "processor_config.json", "model.safetensors"])
+def test_a_space_of_an_incomplete_folder_is_refused(tmp_path, run_folder, missing):
+    (run_folder / missing).unlink()
+    with pytest.raises(ValueError, match=f"my_run lacks {missing}. Name a folder"):
+        write_space(tmp_path / "space", str(run_folder))
+
+
+def test_a_space_of_another_kind_of_model_is_refused(tmp_path, run_folder):
+    (run_folder / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="holds a model of type bert, not aver"):
+        write_space(tmp_path / "space", str(run_folder))
+
+
+@pytest.mark.parametrize("name", ["README.md", "app.py", "model", "modeling_aver"])
+def test_a_space_replaces_nothing_that_it_did_not_write(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileExistsError, match="was not written by aver app --space"):
         write_space(tmp_path, "org/aver-demo")
 
 

@@ -69,7 +69,7 @@ def page(request, browser, address):
 
 def test_a_real_clip_is_uploaded_answered_and_deleted(page, address):
     words = page.inner_text("body")
-    assert "cannot be made here" in words and "Drop File Here" in words
+    assert "OpenFace is not available on this server" in words and "Drop File Here" in words
     page.set_input_files("#clip input[type=file]", CLIPS[3])
     page.click("text=Features of the face from a table")
     page.set_input_files("#table input[type=file]", TABLES / f"{CLIPS[3].stem}.csv")
@@ -81,8 +81,8 @@ def test_a_real_clip_is_uploaded_answered_and_deleted(page, address):
     page.shoot("answer")
     assert page.evaluate("document.querySelectorAll('.toast-body').length") == 0  # no complaint of Gradio's own
     report = page.inner_text("#report")
-    assert f"{CLIPS[3].stem} · 1.9 s · heard and seen · a face in 100% of the pictures" in report
-    assert "What each stream says" in report and "Which moments of sound and face are alike" in report
+    assert f"{CLIPS[3].stem} · 1.9 s · sound and face · a face in 100% of the pictures" in report
+    assert "Answer for the whole clip, by stream" in report and "Similarity of sound and face over time" in report
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(CUT_OFF) == [] and page.evaluate(SMALL) == 0
     assert page.evaluate("document.querySelector('#report .aver').getBoundingClientRect().top < innerHeight / 2")
@@ -90,7 +90,7 @@ def test_a_real_clip_is_uploaded_answered_and_deleted(page, address):
 
 
 def test_the_line_on_the_track_follows_the_clip_and_a_click_moves_the_clip(page):
-    page.click("text=sadness")
+    page.click("#examples >> text=sad")
     page.wait_for_selector("#report video", timeout=PATIENCE)
     page.wait_for_function("document.querySelector('#report video').readyState >= 2", timeout=PATIENCE)
     page.shoot("example")
@@ -107,7 +107,7 @@ def test_the_line_on_the_track_follows_the_clip_and_a_click_moves_the_clip(page)
 
 
 def test_the_results_are_downloaded(page):
-    page.click("text=neutral")
+    page.click("#examples >> text=neutral")
     page.wait_for_selector("#report .aver-files", timeout=PATIENCE)
     with page.expect_download() as download:
         page.click("#report a:has-text('WebVTT')")
@@ -122,12 +122,12 @@ def test_a_clip_is_recorded_and_answered(page, address):
     page.click("role=tab[name=Record]")
     page.click("text=Click to Access Webcam")
     page.click("button[aria-label='start recording'] >> text=Record", timeout=PATIENCE)
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(8000)  # on a busy machine the browser begins to record seconds later
     page.click("text=Stop")
-    page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=PATIENCE)
+    page.wait_for_function("document.querySelector('video')?.src.includes('/file=')", timeout=PATIENCE)
     page.click("#run")
     page.wait_for_selector("#report .aver-answer", timeout=PATIENCE)
-    assert "heard" in page.inner_text("#report")
+    assert "sound" in page.inner_text("#report .aver-soft")
     assert not list(address[1].rglob("*.webm"))
 
 

@@ -10,45 +10,50 @@ from .report import Outcome
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
 )
+SOUND_SUFFIXES = frozenset(
+    ".aac .ac3 .aif .aiff .amr .au .caf .flac .m4a .mka .mp3 .oga .ogg .opus .wav .weba .wma .wv".split()
+)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video, and the name of its features: its path under the folder that was given, without suffix."""
+    """A video or sound file, and its name: its path under the folder that was given, without suffix."""
 
     path: Path
     name: str
 
 
-def find_clips(sources):
+def find_clips(sources, sound=False):
     """
     Videos among files and, by their suffix, under folders. Links to folders are followed, each folder once.
 
     Args:
         sources (`list[str | Path]`): Files, whatever their suffix, and folders.
+        sound (`bool`, *optional*, defaults to `False`): Also find sound files under folders. A sound file beside a
+            video of the same name is ignored.
 
     Returns:
-        `tuple[list[Clip], list[Outcome]]`: the clips in the order of their names, and what is skipped and why: clips
-        whose features would take another's place, hidden files, links that lead back, folders that cannot be read.
+        `tuple[list[Clip], list[Outcome]]`: the clips in the order of their names, and what is skipped or ignored and
+        why: clips whose features would take another's place, hidden files, links that lead back, folders that cannot
+        be read.
 
     Raises:
-        `MediaError`: if there is no video at all.
+        `MediaError`: if no clip is found; names the suffixes that were looked for.
     """
+    suffixes = VIDEO_SUFFIXES | SOUND_SUFFIXES if sound else VIDEO_SUFFIXES
     candidates, skipped, seen = [], [], set()
     for source in map(Path, sources):
         if source.is_dir():
-            candidates.extend(_under(source, source, seen, skipped))
+            candidates.extend(_under(source, source, suffixes, seen, skipped))
         else:
             candidates.append(Clip(source, source.stem))
     if not candidates:
-        places = ", ".join(map(str, sources))
-        raise MediaError(f"No video under {places}. Looked for files in {', '.join(sorted(VIDEO_SUFFIXES))}.")
+        raise MediaError(_nothing_found(sources, sound))
     clips = {}
-    for clip in candidates:
+    for clip in sorted(candidates, key=_is_sound):  # of one name, the video is the clip
         first = clips.setdefault(clip.name, clip)
         if os.path.abspath(first.path) != os.path.abspath(clip.path):
-            reason = f"has the same name as {first.path}, so its features would take that one's place"
-            skipped.append(Outcome(str(clip.path), "skipped", reason))
+            skipped.append(_namesake(clip, first))
     return [clips[name] for name in sorted(clips)], skipped
 
 
@@ -70,10 +75,30 @@ def this_share(found):
     return tuple(part[index::count] for part in found), f"report-{index + 1:05d}-of-{count:05d}"
 
 
-def _under(folder, root, seen, skipped):
+def _is_sound(clip):
+    return clip.path.suffix.lower() in SOUND_SUFFIXES
+
+
+def _namesake(clip, first):
+    """What becomes of a clip whose name `first` already has."""
+    if _is_sound(clip) and not _is_sound(first) and clip.path.parent == first.path.parent:
+        return Outcome(str(clip.path), "ignored", f"is a sound file beside the video {first.path.name}")
+    reason = f"has the same name as {first.path}, so its features would take that one's place"
+    return Outcome(str(clip.path), "skipped", reason)
+
+
+def _nothing_found(sources, sound):
+    places, videos = ", ".join(map(str, sources)), ", ".join(sorted(VIDEO_SUFFIXES))
+    if sound:
+        sounds = ", ".join(sorted(SOUND_SUFFIXES))
+        return f"No video or sound file under {places}. Looked for videos ({videos}) and sound files ({sounds})."
+    return f"No video under {places}. Looked for files in {videos}."
+
+
+def _under(folder, root, suffixes, seen, skipped):
     real = os.path.realpath(folder)
     if real in seen:
-        skipped.append(Outcome(str(folder), "skipped", f"leads to {real}, which is looked at already"))
+        skipped.append(Outcome(str(folder), "ignored", f"leads to {real}, which is looked at already"))
         return
     seen.add(real)
     try:
@@ -83,8 +108,8 @@ def _under(folder, root, seen, skipped):
         return
     for path in (folder / name for name in names):
         if os.path.isdir(path):
-            yield from _under(path, root, seen, skipped)
-        elif path.name.startswith(".") and path.suffix.lower() in VIDEO_SUFFIXES:
-            skipped.append(Outcome(str(path), "skipped", "is a hidden file, such as systems leave beside others"))
-        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            yield from _under(path, root, suffixes, seen, skipped)
+        elif path.name.startswith(".") and path.suffix.lower() in suffixes:
+            skipped.append(Outcome(str(path), "ignored", "is a hidden file, such as systems leave beside others"))
+        elif path.suffix.lower() in suffixes:
             yield Clip(path, path.relative_to(root).with_suffix("").as_posix())

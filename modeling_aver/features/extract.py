@@ -2,8 +2,9 @@
 
 import logging
 import os
+import warnings
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .extractor import ExtractionError, Extractor, ExtractorUnavailableError
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 FORMATS = ("npz", "parquet")
 BEFORE = "finished in an earlier run"
-OPTIONS = {"mediapipe": ("model",), "openface": ("openface", "static", "timeout")}  # of each backend
+OPTIONS = {"mediapipe": ("face_landmarker",), "openface": ("openface", "static", "timeout")}  # of each backend
 
 
 def find_extractor(backend, **options):
@@ -40,6 +41,9 @@ def find_extractor(backend, **options):
     if backend not in OPTIONS:
         raise ValueError(f"`backend` may be {', '.join(OPTIONS)}; got {backend}.")
     options = {name: value for name, value in options.items() if value is not None}
+    if "model" in options:
+        warnings.warn("`model` of `find_extractor` is now `face_landmarker`.", FutureWarning, stacklevel=2)
+        options["face_landmarker"] = options.pop("model")
     stray = sorted(set(options) - set(OPTIONS[backend]))
     if stray:
         raise ValueError(f"`{stray[0]}` ({options[stray[0]]}) is no option of the backend {backend}.")
@@ -85,7 +89,7 @@ def extract_clips(extractor, clips, out, *, format="npz", workers=0, strict=Fals
                 outcomes.append(outcome)
                 if watch is not None:
                     watch(outcome)
-                if strict and outcome.status != "done":
+                if strict and outcome.is_missing:
                     raise MediaError(f"{outcome.clip} is {outcome.status}: {outcome.reason}")
     except BaseException:
         with suppress(WriteError):  # what broke the run off is told, not that the account found no room either
@@ -140,7 +144,7 @@ class _Run:
             raise MediaError(
                 f"{path} holds features of {identity}, not of {self.extractor.identity}. Choose another folder: --out."
             )
-        return _judged(clip, success, BEFORE) if source == _source(clip) else None
+        return replace(_judged(clip, success, BEFORE), earlier=True) if source == _source(clip) else None
 
     def account_for(self, outcomes, name):
         """Writes what became of the clips, and returns it as a [`Report`]."""

@@ -31,7 +31,8 @@ class FeatureIdentity:
     Args:
         name (`str`): Of the extractor: openface, mediapipe, table.
         version (`str`, *optional*): Of its program, image or package. `None` where nobody knows, as in most tables.
-        settings (`dict`, *optional*): What changes the values, as JSON holds it. A key that is absent is unknown.
+        settings (`dict`, *optional*): What changes the values, as JSON holds it. A key that is absent is unknown, but
+            for `statistic`: what one vector per clip is of its frames. Without it, features are of every frame.
         columns (`tuple[str, ...]`, *optional*): Names of the D features, in order.
     """
 
@@ -39,6 +40,11 @@ class FeatureIdentity:
     version: str | None = None
     settings: dict = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+
+    @property
+    def statistic(self):
+        """`str`: what the one vector per clip is, such as "mean of the clip"; `None` for features of every frame."""
+        return self.settings.get("statistic")
 
     def to_dict(self):
         """A dict that JSON can hold."""
@@ -181,8 +187,9 @@ def checked_track(name, timestamps, features, success, identity):
 
 def check_same_features(trained, given):
     """
-    Refuses features of another extractor than a model was trained on. What either side does not know (an identity of
-    `None`, a setting that is absent) cannot be compared and passes; another version only warns.
+    Refuses features of another extractor than a model was trained on, and features of every frame where it was trained
+    on one vector per clip, or the other way round. What either side does not know (an identity of `None`, a setting
+    that is absent) cannot be compared and passes; another version only warns.
 
     Args:
         trained, given ([`FeatureIdentity`], `dict` or `None`): Of the model and of the data.
@@ -195,14 +202,27 @@ def check_same_features(trained, given):
     trained, given = (
         one if isinstance(one, FeatureIdentity) else FeatureIdentity.from_dict(one) for one in (trained, given)
     )
+    if trained.name == given.name and trained.statistic != given.statistic:
+        raise ValueError(
+            f"The model needs {_amount(trained)} of {trained.name}, but these features are {_amount(given)}. Give "
+            "tables of such features, or load a model trained on features like these."
+        )
     difference = _difference(trained, given)
     if difference:
+        extract = f"Extract the clips again (aver extract … --backend {trained.name}) and give that folder"
+        remedy = extract if trained.name in ("mediapipe", "openface") and not trained.statistic else "Give such tables"
         raise ValueError(
-            f"The model was trained on features of {trained}, but these are of {given}: {difference}. Extract the "
-            f"clips again (aver extract … --backend {trained.name}), or load a model trained on such features."
+            f"The model was trained on features of {trained}, but these are of {given}: {difference}. {remedy}, or "
+            "load a model trained on features like these."
         )
     if None not in (trained.version, given.version) and trained.version != given.version:
         logger.warning("The model was trained on features of %s, but these are of %s.", trained, given)
+
+
+def _amount(identity):
+    if identity.statistic is None:
+        return "features of every frame"
+    return f"one vector per clip (statistic: {identity.statistic})"
 
 
 def _difference(trained, given):

@@ -25,6 +25,9 @@ MODEL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff
 MODEL_VARIABLE = "AVER_FACE_LANDMARKER"
 TIMEOUT = 60.0  # seconds without a byte of the model file
 INSTALL = 'pip install "modeling-aver[mediapipe]"'
+HOW_TO_GIVE = (
+    f"Download {MODEL_URL} and give its path: --face-landmarker FILE, or the environment variable {MODEL_VARIABLE}."
+)
 
 BLENDSHAPES = tuple(
     """
@@ -87,13 +90,13 @@ class MediaPipeExtractor:
                 yield seconds, _scores(faces[0]) if faces else np.zeros(len(BLENDSHAPES), np.float32), bool(faces)
 
 
-def find_mediapipe(model=None):
+def find_mediapipe(face_landmarker=None):
     """
     MediaPipe's Face Landmarker with its model file: what is given, else `$AVER_FACE_LANDMARKER`, else the official
     file (3.8 MB), downloaded once to the user's cache folder.
 
     Args:
-        model (`str` or `Path`, *optional*): `face_landmarker.task`.
+        face_landmarker (`str` or `Path`, *optional*): `face_landmarker.task`.
 
     Returns:
         [`MediaPipeExtractor`]
@@ -106,13 +109,13 @@ def find_mediapipe(model=None):
         version = importlib.metadata.version("mediapipe")
     except importlib.metadata.PackageNotFoundError as error:
         raise ExtractorUnavailableError(f"The backend mediapipe needs the package mediapipe: {INSTALL}") from error
-    given = model or os.environ.get(MODEL_VARIABLE)
+    given = face_landmarker or os.environ.get(MODEL_VARIABLE)
     path = Path(given) if given else _downloaded()
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ExtractorUnavailableError(
-            f"The face landmarker's model {path}: {error.strerror}. It is {MODEL_URL}"
+            f"MediaPipe's model file {path} cannot be read: {error.strerror}. {HOW_TO_GIVE}"
         ) from error
     _check_digest(content, path)
     return MediaPipeExtractor(str(path.resolve()), version)
@@ -129,8 +132,7 @@ def _downloaded():
             content = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise ExtractorUnavailableError(
-            f"The face landmarker's model cannot be downloaded from {MODEL_URL} ({error}). Put the file somewhere and "
-            f"give its path: --model, or the environment variable {MODEL_VARIABLE}."
+            f"MediaPipe's model file cannot be downloaded ({error}). {HOW_TO_GIVE}"
         ) from error
     _check_digest(content, MODEL_URL)
     write_whole(path, content)
@@ -143,7 +145,7 @@ def _check_digest(content, where):
     if digest != MODEL_SHA256:
         raise ExtractorUnavailableError(
             f"{where} ({len(content)} bytes) has SHA-256 {digest}, not {MODEL_SHA256}: damaged, or another model, "
-            f"whose blendshapes would be other features. The right one is {MODEL_URL}"
+            f"whose blendshapes would be other features. {HOW_TO_GIVE}"
         )
 
 

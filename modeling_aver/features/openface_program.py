@@ -95,8 +95,8 @@ class OpenFaceExtractor:
                 output, _ = process.communicate(timeout=self.timeout)
             except subprocess.TimeoutExpired as error:
                 raise ExtractionError(
-                    f"OpenFace was still at {video.name} after {self.timeout:.0f} s and was stopped. Is --timeout too "
-                    "short?"
+                    f"OpenFace was still at {video.name} after {self.timeout:.0f} s and was stopped. `aver extract` "
+                    "takes a longer --timeout."
                 ) from error
             finally:
                 _stop(process)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 STATUSES = {
     "done": "features are there",
@@ -10,17 +10,39 @@ STATUSES = {
     "corrupt": "the file cannot be used",
     "failed": "the extractor failed, the file may be sound",
     "skipped": "not looked at",
+    "ignored": "not a clip of its own: a hidden file, a folder already searched, a sound file beside its video",
 }
+COMPLETE = ("done", "ignored")  # statuses that leave no clip without features
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one clip: its file, one of `STATUSES`, why, and in how many frames a face was found."""
+    """
+    What became of one clip.
+
+    Args:
+        clip (`str`): Its file.
+        status (`str`): One of `STATUSES`.
+        reason (`str`, *optional*): Why.
+        frames (`int`, *optional*, defaults to 0): In how many frames a face was found.
+        earlier (`bool`, *optional*, defaults to `False`): Whether an earlier run had finished it.
+    """
 
     clip: str
     status: str
     reason: str = ""
     frames: int = 0
+    earlier: bool = field(default=False, compare=False)
+
+    @property
+    def is_missing(self):
+        """Whether the clip is left without usable features."""
+        return self.status not in COMPLETE
+
+
+def missing_reasons(outcomes):
+    """`dict[str, str]`: the reason of each clip that is left without features, by its file."""
+    return {outcome.clip: outcome.reason for outcome in outcomes if outcome.is_missing}
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,9 @@ class Report:
         return json.dumps({"identity": self.identity, "counts": self.counts, "clips": clips}, indent=1)
 
     def to_text(self):
-        """Text: the counts, then every clip that is not done, by name with its reason."""
+        """Text: the counts, how many were already done, then every clip that is not done, by name with its reason."""
         lines = [f"{count:6d} {status:8s} {STATUSES[status]}" for status, count in self.counts.items() if count]
+        if earlier := sum(outcome.earlier for outcome in self.outcomes):
+            lines.append(f"already done: {earlier} of {len(self.outcomes)}, in an earlier run")
         bad = [outcome for outcome in self.outcomes if outcome.status != "done"]
         return "\n".join([*lines, *(f"{one.status:8s} {one.clip}: {one.reason}" for one in bad)])

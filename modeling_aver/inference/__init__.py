@@ -5,7 +5,7 @@ The pipeline itself, and the windows of a recording, travel with every checkpoin
 
 from .faces import FacesOfExtractor, FacesOfTables, find_faces
 from .formats import FORMATS, write_timeline
-from .predict import Predictions, check_request, load_pipeline, predict_clips
+from .predict import Predictions, check_request, load_pipeline, load_settings, predict_clips
 from .recordings import open_recording
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_request",
     "find_faces",
     "load_pipeline",
+    "load_settings",
     "open_recording",
     "predict_clips",
     "write_timeline",

@@ -14,6 +14,8 @@ import torch
 from ..analysis import alignments, plot_alignment
 from ..features import MediaError
 from ..windows import LONGEST, ONE_FRAME, Recording, whole
+from .face_count import SEVERAL, shows_several_faces
+from .faces import FacesOfExtractor
 from .predict import WINDOW
 from .preview import browser_video
 from .recordings import open_recording
@@ -21,6 +23,8 @@ from .recordings import open_recording
 SHORTEST_WINDOW = 1.0  # seconds
 HOPS = 4  # in a window
 BATCH = 8  # windows that the model hears and sees together
+NO_FACE = "this page cannot extract features of the face for this model"
+SOUND_ALONE = f"Answered by the sound alone: {NO_FACE}, and no table was uploaded beside the video."
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,15 @@ class Limits:
         size = Path(path).stat().st_size
         if size > self.max_bytes:
             raise MediaError(
-                f"{name} has {size / 2**20:.0f} MB; this page takes {self.max_bytes / 2**20:.0f} MB at most."
+                f"{name} has {size / 2**20:.1f} MB, more than the {self.max_bytes / 2**20:g} MB that this page takes."
             )
 
     def check_seconds(self, seconds, name):
         """Refuses what goes on too long, as soon as it does; what headers promise is not believed."""
         if seconds > self.max_seconds:
-            raise MediaError(f"{name} is longer than the {self.max_seconds:.0f} s that this page takes. Give a part.")
+            raise MediaError(
+                f"{name} is longer than the {self.max_seconds:g} s that this page takes. Upload a part of it."
+            )
 
 
 @dataclass(frozen=True)
@@ -102,19 +108,23 @@ def report_clip(recognize, path, faces, limits, speaker_profile=None, name=None)
     name = Path(path).name if name is None else name
     limits.check_file(path, name)
     recording = _in_memory(open_clip(recognize, path, faces, name), limits)
+    if faces is None and not recording.sound:
+        raise MediaError(f"{name} has no sound, and {NO_FACE}. Upload a table of its face features beside it.")
     ask = {} if speaker_profile is None else {"speaker_profile": speaker_profile}
     seconds = _seconds(recording)
     window = min(WINDOW, max(round(seconds / 2, 1), SHORTEST_WINDOW))
     timing = {"window": window, "hop": window / HOPS, "batch_size": BATCH}
     timeline = recognize(recording, **timing, **ask)
     streams = _by_stream(recognize, recording, timeline, {} if seconds < LONGEST else timing, ask)
+    preview = _preview(path, recording, limits)
+    notes = [*timeline["notes"], *_notes_on_faces(faces, preview, seconds)]
     return ClipReport(
         Path(name).stem,
         list(recognize.model.config.id2label.values()),
-        {**timeline, "emotions": next(iter(streams.values()))["emotions"]},
+        {**timeline, "notes": notes, "emotions": next(iter(streams.values()))["emotions"]},
         streams,
         _alignment(recognize, recording, speaker_profile),
-        _preview(path, recording, limits),
+        preview,
         0 if speaker_profile is None else speaker_profile.num_clips,
     )
 
@@ -177,6 +187,16 @@ def _beginning(recording, seconds):
     sound = np.concatenate([np.zeros(0, np.float32), *recording.sound])
     rows = itertools.takewhile(lambda row: row[0] < seconds - ONE_FRAME, recording.faces)
     return replace(recording, sound=[sound[: round(seconds * recording.sampling_rate)]], faces=list(rows))
+
+
+def _notes_on_faces(faces, preview, seconds):
+    """What a reader should know about the face in the picture, if there is a picture."""
+    if preview is None:
+        return []
+    if faces is None:
+        return [SOUND_ALONE]
+    several = isinstance(faces, FacesOfExtractor) and shows_several_faces(faces.extractor, preview, seconds)
+    return [SEVERAL] if several else []
 
 
 def _preview(path, recording, limits):

@@ -1,4 +1,4 @@
-"""Answers on the terminal: a table of clips, what is to be known of them, and a bar while they are read."""
+"""Answers on the terminal: a table of clips, their notes, and progress while they are read."""
 
 import os
 import sys
@@ -7,8 +7,30 @@ from contextlib import contextmanager
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
+
+from ..features.progress import count_progress
+
+WIDEST = 10_000  # columns of a table that goes to a file
+
+
+def print_table(names, rows):
+    """
+    Prints one row per clip, whose first column wraps where a terminal is too narrow. Elsewhere each row is one line.
+
+    Args:
+        names (`list[str]`): Of the columns.
+        rows (iterable of `list[str]`)
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDEST)
+    first, *others = map(escape, names)
+    columns = [Column(first, overflow="fold"), *(Column(name, no_wrap=True) for name in others)]
+    table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def print_predictions(predictions):
@@ -19,13 +41,8 @@ def print_predictions(predictions):
         predictions ([`Predictions`])
     """
     console = Console(soft_wrap=True)
-    columns = [Column(escape(name), no_wrap=True) for name in ("clip", "answer", *predictions.labels)]
-    table = Table(*columns, box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for name, one in sorted(predictions.done.items()):
-        scores = [f"{one['probabilities'][label]:.2f}" for label in predictions.labels]
-        table.add_row(escape(name), escape(one["label"]), *scores)
     if predictions.done:
-        console.print(table)
+        print_table(("clip", "answer", *predictions.labels), _scores_of(predictions))
     for name, one in sorted(predictions.done.items()):
         for note in one["notes"]:
             console.print(f"{name}: {note}", markup=False, highlight=False)
@@ -33,27 +50,32 @@ def print_predictions(predictions):
         console.print(f"no answer for {name}: {reason}", markup=False, highlight=False)
 
 
+def _scores_of(predictions):
+    """A row of texts for each clip."""
+    for name, one in sorted(predictions.done.items()):
+        yield [name, one["label"], *(f"{one['probabilities'][label]:.2f}" for label in predictions.labels)]
+
+
 @contextmanager
 def prediction_progress(total, title="predict"):
     """
-    Shows a bar on standard error while the block runs.
+    Shows progress on standard error while the block runs.
 
     Args:
         total (`int`): Number of clips.
-        title (`str`, *optional*, defaults to `"predict"`): Before the bar.
+        title (`str`, *optional*, defaults to `"predict"`): What is done.
 
     Yields:
-        A function to call with a clip's name and the seconds read of it, or with its name and `None` when it is over.
+        A function to call with a clip's name and the seconds read of it, or with its name and `None` when it is over;
+        with `earlier=True` for a clip that was over before this run.
     """
-    columns = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[at]}", markup=False)]
-    with Progress(TextColumn(title), *columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("clips", total=total, at="")
+    with count_progress(title, total) as advance:
 
-        def watch(name, seconds):
+        def watch(name, seconds, earlier=False):
             if seconds is None:
-                bar.update(task, advance=1, at="")
+                advance(earlier=earlier)
             else:
-                bar.update(task, at=f"{name} {int(seconds) // 60}:{int(seconds) % 60:02d}")
+                advance(0, text=f"{name} {int(seconds) // 60}:{int(seconds) % 60:02d}")
 
         yield watch
 

@@ -2,9 +2,9 @@
 
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from ..features import ExtractionError, MediaError
+from ..features.progress import count_progress
 from ..pipeline_aver import STREAMS
 from ..training.profiles import ProfileEstimator
 from ..windows import cut
@@ -47,14 +47,16 @@ def enroll_speaker(model, processor, clips, faces, streams="both", batch_size=8)
 
 
 def _windows(clips, faces, sampling_rate, streams, failed):
-    for clip in track(clips, "recordings", transient=True):
-        recording = open_recording(clip.path, faces, sampling_rate, streams, name=clip.name)
-        try:
-            for window in cut(recording, WINDOW, WINDOW):
-                if window.start == 0 or window.end - window.start >= SHORTEST:
-                    yield window
-        except (MediaError, ExtractionError) as error:
-            failed[str(clip.path)] = str(error)
+    with count_progress("enroll", len(clips)) as advance:
+        for clip in clips:
+            recording = open_recording(clip.path, faces, sampling_rate, streams, name=clip.name)
+            try:
+                for window in cut(recording, WINDOW, WINDOW):
+                    if window.start == 0 or window.end - window.start >= SHORTEST:
+                        yield window
+            except (MediaError, ExtractionError) as error:
+                failed[str(clip.path)] = str(error)
+            advance()
 
 
 def _add(estimator, processor, windows):

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from ..analysis import Alignment, alignments
 from ..features import ExtractionError, MediaError
+from ..features.report import missing_reasons
 from ..features.whole import write_whole
-from ..windows import whole
 from .explanation_pictures import STREAM_WORDS, alignment_picture, attention_picture, occlusion_picture
 from .onnx_model import check_installed
-from .recordings import open_recording
+from .recordings import is_longer, longest_at_once, open_recording, read_at_once
 from .sync import estimate_offset
 
 OCCLUDED = 0.5  # seconds that are hidden at a time
@@ -88,7 +88,8 @@ class Explanation:
         ]
         facts = {"label": self.label, "probability": self.probability, "streams": self.streams, "occlusion": stretches}
         facts["attention"] = self.attention and self.attention.to_dict()
-        facts["offset"] = self.offset and {"seconds": self.offset.seconds, "confidence": self.offset.confidence}
+        offset = self.offset and self.offset.to_dict()
+        facts["offset"] = offset and {"seconds": offset["seconds"], "confidence": offset["confidence"]}
         return facts
 
 
@@ -248,13 +249,10 @@ def explain_clips(recognize, found, faces, out, streams="both", occluded=OCCLUDE
     if not 0 < hop <= occluded:
         raise ValueError(f"`hop` ({hop} s) must be positive, and no longer than what is hidden ({occluded} s).")
     check_installed("matplotlib", extra="plot")
-    extractor = recognize.processor.feature_extractor
-    rates = {"sampling_rate": extractor.sampling_rate, "frame_rate": extractor.video_frame_rate}
-    done, failed = {}, {str(outcome.clip): outcome.reason for outcome in found[1]}
+    done, failed = {}, missing_reasons(found[1])
     for clip in found[0]:
         try:
-            window = whole(open_recording(clip.path, faces, streams=streams, name=clip.name, **rates))
-            done[clip.name] = explain_window(recognize, window, occluded, hop)
+            done[clip.name] = explain_window(recognize, _window_of(recognize, clip, faces, streams), occluded, hop)
         except (MediaError, ExtractionError, ValueError) as error:
             failed[str(clip.path)] = str(error)
         else:
@@ -262,6 +260,21 @@ def explain_clips(recognize, found, faces, out, streams="both", occluded=OCCLUDE
         if watch is not None:
             watch(clip.name, None)
     return done, failed
+
+
+def _window_of(recognize, clip, faces, streams):
+    """The clip as one window. A longer one is refused before features of its face are made."""
+    longest, extractor = longest_at_once(recognize.model.config), recognize.processor.feature_extractor
+    rates = {"sampling_rate": extractor.sampling_rate, "frame_rate": extractor.video_frame_rate}
+    window = None
+    if not is_longer(clip.path, longest, streams):
+        window = read_at_once(open_recording(clip.path, faces, streams=streams, name=clip.name, **rates), longest)
+    if window is None:
+        raise MediaError(
+            f"{clip.path.name} is longer than {longest:g} s, the most that is explained at once. Cut out a part: "
+            f"ffmpeg -i {clip.path.name} -ss START -t {longest:g} part{clip.path.suffix}"
+        )
+    return window
 
 
 def print_explanations(done, failed):

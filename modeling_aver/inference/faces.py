@@ -10,15 +10,21 @@ from ..features import (
     ExtractorUnavailableError,
     FeatureIdentity,
     MediaError,
+    MissingStreamError,
     check_same_features,
     face_frames,
     find_extractor,
 )
+from .recordings import outline_of
 
+TABLES_CHOICE = "Give precomputed features (--action-units-folder FOLDER, one table per clip)."
 CHOICES = (
-    "Give features that are there already (--action-units-folder FOLDER, a table a clip), or go by the sound alone "
-    "(--streams audio)."
+    "Give precomputed features (--action-units-folder FOLDER, one table per clip), or use the sound alone (--streams "
+    "audio)."
 )
+FRAMES_APART = 2  # that a table may have more or fewer than its video has packets
+SECONDS_APART = 0.1  # that a table may last longer or shorter than its video
+SHARE_APART = 0.02  # of either, in long videos
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,23 @@ class FacesOfTables:
         return self.tables.identity
 
     def frames(self, path, name):
-        """(seconds, features, success) of one frame after another of the clip `name`, or of that file name."""
-        yield from zip(*self.tables.read(name if name in self.tables else Path(name).name), strict=True)
+        """
+        (seconds, features, success) of one frame after another of the clip `name`, or of that file name.
+
+        Raises:
+            `MissingStreamError`: for a sound file without a table. `MediaError`: if the table is missing, damaged, or
+            of another length than the video at `path`.
+        """
+        table, outline = name if name in self.tables else Path(name).name, outline_of(path)
+        if table not in self.tables and outline is not None and not outline.num_frames:
+            raise MissingStreamError(f"{Path(path).name} has no picture, and no table of features.")
+        track = self.tables.read(table)
+        if outline is not None and outline.num_frames and len(track.timestamps) > 1:
+            _check_length(Path(path).name, self.tables.members[table].name, track.timestamps, outline)
+        yield from zip(*track, strict=True)
 
 
-def find_faces(processor, action_units_folder=None, extractor=None, **options):
+def find_faces(processor, action_units_folder=None, extractor=None, choices=CHOICES, **options):
     """
     The source of the features that a model was trained on.
 
@@ -61,7 +79,9 @@ def find_faces(processor, action_units_folder=None, extractor=None, **options):
         processor ([`AverFeatureExtractor`]): The model's; it knows who made the features of the training clips.
         action_units_folder (`str` or `Path`, *optional*): Tables, as OpenFace or `aver extract` write them.
         extractor ([`Extractor`], *optional*): To take instead of the one that the model names.
-        options: Of [`find_openface`], for a model trained on OpenFace's features.
+        choices (`str`, *optional*): What to do where the features cannot be made, for errors.
+        options: Of the extractor that the model names: `face_landmarker` of [`find_mediapipe`], or those of
+            [`find_openface`]. `None` stands for the default.
 
     Returns:
         [`FacesOfTables`] or [`FacesOfExtractor`]
@@ -75,7 +95,7 @@ def find_faces(processor, action_units_folder=None, extractor=None, **options):
         faces = _of_tables(action_units_folder)
         count = faces.tables.num_features
     else:
-        extractor = _extractor_of(trained, options) if extractor is None else extractor
+        extractor = _extractor_of(trained, options, choices) if extractor is None else extractor
         faces, count = FacesOfExtractor(extractor), len(extractor.identity.columns)
     check_same_features(trained, faces.identity)
     if count and count != processor.num_action_units:
@@ -92,16 +112,29 @@ def _of_tables(folder):
     return FacesOfTables(TrackFolder(folder, name_of=str))
 
 
-def _extractor_of(trained, options):
+def _check_length(video, table, timestamps, outline):
+    """Refuses a table that has neither about as many frames as the video nor about its duration."""
+    frames, expected, expected_seconds = len(timestamps), outline.num_frames, outline.video_seconds
+    seconds = (timestamps[-1] - timestamps[0]) * frames / (frames - 1)
+    other_frames = abs(frames - expected) > max(FRAMES_APART, SHARE_APART * expected)
+    other_seconds = abs(seconds - expected_seconds) > max(SECONDS_APART, SHARE_APART * expected_seconds)
+    if other_frames and other_seconds:
+        raise MediaError(
+            f"{table} has {frames} frames ({seconds:.2f} s), but {video} has {expected} ({expected_seconds:.2f} s). "
+            "Is it the table of another clip?"
+        )
+
+
+def _extractor_of(trained, options, choices):
     if trained is None:
-        raise ValueError(f"The model does not say which features of the face it was trained on. {CHOICES}")
-    if trained.name not in ("mediapipe", "openface"):
-        raise ValueError(f"The model was trained on features of {trained}, which nothing here makes. {CHOICES}")
+        raise ValueError(f"The model does not say which features of the face it was trained on. {choices}")
+    if trained.name not in ("mediapipe", "openface") or trained.statistic is not None:
+        raise ValueError(f"The model was trained on features of {trained}, which nothing here makes. {choices}")
     if trained.name == "openface":
         options = {**options, "static": trained.settings.get("calibration") == "static"}
     try:
-        return find_extractor(trained.name, **(options if trained.name == "openface" else {}))
+        return find_extractor(trained.name, **options)
     except ExtractorUnavailableError as error:
         raise ExtractorUnavailableError(
-            f"The model was trained on features of {trained}, which cannot be made here: {error} Otherwise: {CHOICES}"
+            f"The model was trained on features of {trained}, which cannot be made here: {error} Otherwise: {choices}"
         ) from error

@@ -8,13 +8,62 @@ from itertools import chain
 
 import numpy as np
 
-from ..features import MediaError, MissingStreamError, PictureExtractor, read_frames, read_sound
-from .faces import CHOICES, FacesOfTables
+from ..features import FeatureIdentity, MediaError, MissingStreamError, PictureExtractor, read_frames, read_sound
+from .faces import FacesOfTables, find_faces
 
 BACKLOG = 5.0  # seconds of sound that may wait while the model is at work
 BLOCK = 0.05  # seconds of sound that come together
 PICTURES = 30  # that may wait
 INSTALL = 'pip install "modeling-aver[live]"'
+CHOICES = (
+    "Use the sound alone (--streams audio), or play a file with precomputed features (--file FILE "
+    "--action-units-folder FOLDER)."
+)
+
+
+def find_live_faces(processor, action_units_folder=None, face_landmarker=None):
+    """
+    Where features of live pictures come from.
+
+    Args:
+        processor ([`AverFeatureExtractor`]): The model's.
+        action_units_folder (`Path`, *optional*): Tables of features.
+        face_landmarker (`Path`, *optional*): MediaPipe's model file.
+
+    Returns:
+        [`FacesOfExtractor`] or [`FacesOfTables`]
+
+    Raises:
+        `ValueError`: if the model's features cannot be made of live pictures. `ExtractorUnavailableError`: if their
+        extractor is not installed here.
+    """
+    trained = processor.feature_identity and FeatureIdentity.from_dict(processor.feature_identity)
+    if action_units_folder is None and trained and trained.name == "openface":
+        raise ValueError(
+            f"The model was trained on features of {trained}, which are made of whole files, not of live pictures. "
+            f"{CHOICES}"
+        )
+    return find_faces(processor, action_units_folder, choices=CHOICES, face_landmarker=face_landmarker)
+
+
+def check_live_request(streams, file=None, action_units_folder=None):
+    """
+    Refuses what cannot be played, before anything is loaded.
+
+    Args:
+        streams (`str`): `both`, `audio` or `video`.
+        file (`Path`, *optional*): Played in place of microphone and camera, whose libraries are not needed then.
+        action_units_folder (`Path`, *optional*): Tables of features; they belong to a file.
+
+    Raises:
+        `ValueError`: for tables without a file. `ImportError`: without the libraries; says what to install.
+    """
+    if action_units_folder is not None and file is None:
+        raise ValueError("Tables of features belong to a file: give --file too.")
+    if file is None and streams != "video":
+        _imported("sounddevice", "microphone", "audio")
+    if file is None and streams != "audio":
+        _imported("cv2", "camera", "video")
 
 
 def open_source(recognize, faces, file=None, streams="both", camera=0):

@@ -9,19 +9,24 @@ from pathlib import Path
 import av
 
 from datasets_scripts import SAMPLE_DIR
+from datasets_scripts.crema_d import EMOTIONS
+from datasets_scripts.tracks import TrackFolder
 
 from ..features import Clip, ExtractorUnavailableError, MediaError
 from ..features.media import LOCAL_ONLY
+from ..features.table import FORMATS
 from .clip_report import Limits, report_clip
 from .enrollment import ENOUGH, enroll_speaker
 from .faces import find_faces
-from .report_html import error_html, notes_html, report_html
+from .model_info import read_model_info
+from .report_html import error_html, model_html, notes_html, report_html
 
 logger = logging.getLogger(__name__)
 
 EXAMPLES = sorted((SAMPLE_DIR / "VideoFlash").glob("*.flv"))
-MOODS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness"}
 MOST_CLIPS = 50  # of a person
+TITLES = {"openface": "OpenFace", "mediapipe": "MediaPipe"}
+INVALID_MEDIA = "Invalid data found when processing input"  # of ffmpeg, where a file is of no format that it knows
 
 
 class PageSession:
@@ -31,30 +36,66 @@ class PageSession:
     Args:
         recognize ([`EmotionPipeline`])
         limits ([`Limits`], *optional*)
-        options: Of [`find_faces`], such as `openface`.
+        info ([`ModelInfo`], *optional*): Defaults to what is saved with the model.
+        options: Of [`find_faces`], such as `openface`; `None` stands for the default.
+
+    Raises:
+        `ExtractorUnavailableError`: if `openface` names no OpenFace. `ValueError`: if it is given for a model that
+        was not trained on OpenFace's features.
     """
 
-    def __init__(self, recognize, limits=None, **options):
+    def __init__(self, recognize, limits=None, info=None, **options):
         self.recognize, self.limits = recognize, limits or Limits()
         self.extractor = recognize.processor.feature_extractor
-        self.faces, self.notes = self._faces(options)
+        self.labels = tuple(recognize.model.config.id2label.values())
+        self.info = info or read_model_info(recognize.model.name_or_path, self.labels)
+        self.trained = (self.extractor.feature_identity or {}).get("name")
+        self.faces, self.notes = self._faces({name: value for name, value in options.items() if value is not None})
 
     def _faces(self, options):
-        """(where features of the face come from or `None`, what visitors should know of it)."""
-        if options:  # asked for by name: then it should be there
-            return find_faces(self.extractor, **options), []
-        try:
-            return find_faces(self.extractor), []
-        except (ExtractorUnavailableError, ValueError) as error:
-            logger.warning("The page goes by the sound alone: %s", error)
-            made_by = (self.extractor.feature_identity or {}).get("name")
-            reason = (
-                f"was trained on features of {made_by}" if made_by else "does not say whose features it was trained on"
+        """(source of the features of the face or `None`, what visitors should know about it)."""
+        if "openface" in options and self.trained != "openface":
+            raise ValueError(
+                f"--openface {options['openface']} is of no use here: the model was trained on features of "
+                f"{self.trained or 'an unknown extractor'}. Leave it out."
             )
-            return None, [
-                f"This model {reason}, which cannot be made here. Clips are answered by their sound alone, unless you "
-                "give a table of such features beside the video."
-            ]
+        try:
+            return find_faces(self.extractor, **options), []
+        except (ExtractorUnavailableError, ValueError) as error:
+            reason = error.__cause__ or error  # without the remedies of other commands
+            if options:
+                raise type(error)(f"{reason} Without --openface, clips are answered by their sound alone.") from error
+            logger.warning("Clips are answered by their sound alone: %s", reason)
+            return None, [self._missing_faces()]
+
+    def _missing_faces(self):
+        if self.trained is None:
+            return (
+                "Clips are answered by their sound alone: this model does not record which extractor made the face "
+                "features of its training clips."
+            )
+        title = TITLES.get(self.trained, self.trained)
+        return (
+            f"This model was trained on {title} features of the face, and {title} is not available on this server. "
+            "Clips are answered by their sound alone, unless you upload a table of such features beside the video."
+        )
+
+    @property
+    def examples(self):
+        """`list[str]`: the emotion of each example clip, as the model names it."""
+        return [_label_of(clip.stem.split("_")[2], self.labels) for clip in EXAMPLES]
+
+    @property
+    def examples_caption(self):
+        """Sentence over the example clips."""
+        seen = (
+            " The model was trained on this corpus, perhaps on these clips." if "CREMA-D" in self.info.corpus else ""
+        )
+        return f"Or one of six clips of CREMA-D, by the emotion that was acted.{seen}"
+
+    def model_html(self):
+        """HTML about the model."""
+        return model_html(self.info)
 
     @property
     def can_calibrate(self):
@@ -86,8 +127,7 @@ class PageSession:
         """The report of one of the clips carried along, with its table where the model was trained on such."""
         clip = EXAMPLES[index]
         table = SAMPLE_DIR / "OpenFace" / f"{clip.stem}.csv"
-        trained = (self.extractor.feature_identity or {}).get("name")
-        return self._report(clip, table if trained == "openface" else None, profile)
+        return self._report(clip, table if self.trained == "openface" else None, profile)
 
     def calibrate(self, clips):
         """
@@ -102,14 +142,15 @@ class PageSession:
             try:
                 return self._profile([Path(clip) for clip in clips])
             except Exception as error:
-                return None, error_html(_sentence(error, [Path(clip) for clip in clips]))
+                return None, error_html(_sentence(error, {Path(clip): Path(clip).name for clip in clips}))
 
     def _report(self, clip, table, profile):
+        names = {clip: clip.name}
         try:
-            with _faces_of(table, clip, self.extractor, self.faces) as faces:
+            with _faces_of(table, clip, self.extractor, self.faces, names) as faces:
                 return report_html(report_clip(self.recognize, clip, faces, self.limits, profile))
         except Exception as error:  # whatever a decoder may do on broken material is one sentence on the page
-            return error_html(_sentence(error, [clip, *([Path(table)] if table else [])]))
+            return error_html(_sentence(error, names))
 
     def _profile(self, clips):
         if len(clips) > MOST_CLIPS:
@@ -124,19 +165,43 @@ class PageSession:
         notes = [f"Calibrated on {count}; the answers that follow are for this person."]
         if profile.num_clips < ENOUGH:
             notes.append(f"Less than {ENOUGH} clips say little: give more, in many moods.")
-        notes += [f"{Path(path).name} is left out: {_plain(reason, clips)}" for path, reason in failed.items()]
+        notes += [
+            f"{Path(path).name} is left out: {_plain(reason, {clip: clip.name for clip in clips})}"
+            for path, reason in failed.items()
+        ]
         return profile, notes_html(notes)
 
 
+def _label_of(code, labels):
+    """The model's own label for an emotion of CREMA-D, such as `ANG`; CREMA-D's where the model has none."""
+    return next((label for label in labels if label.upper().startswith(code)), EMOTIONS[code])
+
+
 @contextmanager
-def _faces_of(table, clip, extractor, otherwise):
-    """Features of one clip by the table given beside it, whatever that is called; or as without one."""
+def _faces_of(table, clip, extractor, otherwise, names):
+    """Features of one clip by the table uploaded beside it, whatever its name; `otherwise` without a table."""
     if table is None:
         yield otherwise
         return
     with tempfile.TemporaryDirectory(prefix="aver-") as folder:
-        (Path(folder) / f"{clip.stem}{Path(table).suffix}").write_bytes(Path(table).read_bytes())
-        yield find_faces(extractor, folder)
+        copy = Path(folder) / f"{clip.stem}{Path(table).suffix}"
+        copy.write_bytes(Path(table).read_bytes())
+        names.update({copy: Path(table).name, copy.name: Path(table).name})
+        yield _faces_of_table(folder, extractor, Path(table).name)
+
+
+def _faces_of_table(folder, extractor, name):
+    trained = (extractor.feature_identity or {}).get("name")
+    try:
+        made_by = TrackFolder(folder).identity.name
+    except MediaError as error:
+        raise MediaError(str(error.__cause__ or f"{name} is no table ({', '.join(FORMATS)})")) from error
+    if trained in TITLES and made_by != trained:
+        raise ValueError(
+            f"{name} holds features of {TITLES.get(made_by, 'another extractor')}, but this model was trained on "
+            f"features of {TITLES[trained]}. Upload a table of {TITLES[trained]} features."
+        )
+    return find_faces(extractor, folder)
 
 
 @contextmanager
@@ -161,16 +226,19 @@ def _seconds(path):
         raise MediaError(f"{path.name} cannot be decoded ({error.strerror}). Is it damaged?") from error
 
 
-def _sentence(error, paths):
-    """One plain line of an error, without the places of this machine."""
+def _sentence(error, names):
+    """One plain line about an error, without paths of this machine."""
     if isinstance(error, (ValueError, OSError, ImportError, RuntimeError)) and str(error):
-        return _plain(str(error), paths)
-    logger.warning("%s", paths, exc_info=error)
-    return f"{paths[0].name} cannot be used ({type(error).__name__})."
+        return _plain(str(error), names)
+    logger.warning("%s", names, exc_info=error)
+    return f"{next(iter(names.values()))} cannot be used ({type(error).__name__})."
 
 
-def _plain(text, paths):
+def _plain(text, names):
+    """`text` with the names that uploads had, by `names`: temporary path or name to the uploaded name."""
     text = re.sub(r"\[Errno \d+\] |: '[^']*'(?=\))", "", text)  # what ffmpeg adds
-    for path in paths:
-        text = text.replace(str(path), path.name).replace(f"({path.name})", "").replace(" .", ".")
+    for path, name in names.items():
+        text = text.replace(str(path), name)
+        text = re.sub(rf" *\({re.escape(name)}\)", "", text)
+    text = text.replace(f"({INVALID_MEDIA})", "as video or audio")
     return " ".join(text.split())

@@ -16,20 +16,23 @@ from transformers import AutoConfig, pipeline
 from ..configuration_aver import AverConfig
 from ..features import ExtractionError, ExtractorUnavailableError, MediaError
 from ..features.media import read_bytes
+from ..features.report import missing_reasons
 from ..features.whole import WriteError, alone, clear_stale, too_long, write_whole
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
 from ..processing_aver import AverProcessor
 from ..speaker_profile import SpeakerProfile
-from ..windows import check_window, whole
+from ..training.model_source import check_model_source
+from ..windows import check_window
 from .formats import FORMATS, check_formats, write_timeline
 from .onnx_model import RUNTIMES, OnnxModel
-from .recordings import open_recording
+from .recordings import is_longer, longest_at_once, open_recording, read_at_once
 from .sync import add_warning, combine, listening
 
 logger = logging.getLogger(__name__)
 
 WINDOW = 3.0  # seconds. Clips of CREMA-D last two to three, of RAVDESS three to five
 TIMELINES = "timelines"  # folder of the timelines, so that no clip's name is that of another file
+_TOO_LONG = object()  # in place of the one window of a clip
 LOCK = ".predicting"  # of two runs into one folder, the later would write over the answers of the other
 SAVE_EVERY = 5.0  # seconds between two savings of what is done
 
@@ -80,20 +83,37 @@ def load_pipeline(model, speaker_profile=None, runtime="torch"):
         runtime (`str`, *optional*, defaults to `"torch"`): `"onnx"` for a folder of `aver export onnx`.
 
     Raises:
-        `ValueError`: if it holds another kind of model, the file no profile, or `runtime` is unknown.
+        `ValueError`: if it is neither, holds another kind of model, the file no profile, or `runtime` is unknown.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"`runtime` ({runtime!r}) may be {', '.join(RUNTIMES)}.")
+    check_model_source(model)
     profile = None if speaker_profile is None else SpeakerProfile.load(speaker_profile)
     if runtime == "onnx":
         parts = {"model": OnnxModel(model), "processor": AverProcessor.from_pretrained(model, trust_remote_code=False)}
         return EmotionPipeline(**parts, task=TASK, device=OnnxModel.device, speaker_profile=profile)
+    config, processor = load_settings(model)
+    options = {"config": config, "processor": processor, "speaker_profile": profile}
+    return pipeline(TASK, model=model, trust_remote_code=False, **options)
+
+
+def load_settings(model):
+    """
+    Configuration and processor of a saved folder or a Hub id, without its weights.
+
+    Args:
+        model (`str`)
+
+    Returns:
+        `tuple[AverConfig, AverProcessor]`
+
+    Raises:
+        `ValueError`: if it holds another kind of model.
+    """
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     if not isinstance(config, AverConfig):
         raise ValueError(f"{model} holds a {config.model_type}, not a model of this package.")
-    processor = AverProcessor.from_pretrained(model, trust_remote_code=False)
-    options = {"config": config, "processor": processor, "speaker_profile": profile}
-    return pipeline(TASK, model=model, trust_remote_code=False, **options)
+    return config, AverProcessor.from_pretrained(model, trust_remote_code=False)
 
 
 def check_request(streams, timeline, window, hop, formats, out):
@@ -129,7 +149,8 @@ def predict_clips(
     recognize, found, faces, out=None, *, streams="both", timing=None, batch_size=8, formats=FORMATS, watch=None
 ):
     """
-    Answers for clips. With `out`, what is done there under the same settings is not done again.
+    Answers for clips. With `out`, what is done there under the same settings is not done again. A clip that is longer
+    than the model reads at once (30 s at most) is answered by windows, as a timeline is, and a note says so.
 
     Args:
         recognize ([`EmotionPipeline`])
@@ -140,7 +161,8 @@ def predict_clips(
         timing (`dict`, *optional*): `window` and `hop` in seconds, for timelines.
         batch_size (`int`, *optional*, defaults to 8): Clips, or windows, at a time.
         formats (iterable of `str`, *optional*): Of the timelines.
-        watch (callable, *optional*): Called with name and seconds read, or with name and `None` when a clip is over.
+        watch (callable, *optional*): Called with name and seconds read, or with name and `None` when a clip is over;
+            with `earlier=True` too for each that was over before this run.
 
     Returns:
         [`Predictions`]
@@ -156,9 +178,9 @@ def predict_clips(
     run = _Run(recognize, faces, out and Path(out), streams, timing, batch_size, formats, watch or _nobody)
     with nullcontext() if out is None else alone(run.out / LOCK, f"writes predictions to {out}"):
         run.open(settings)
-        run.predictions.failed.update((outcome.clip, outcome.reason) for outcome in found[1])
+        run.predictions.failed.update(missing_reasons(found[1]))
         try:
-            run.work([clip for clip in found[0] if not run.is_done(clip)])
+            run.work(run.left_of(found[0]))
         except BaseException:
             with suppress(WriteError):  # what broke the run off is told, not that the rest found no room either
                 run.save()
@@ -167,7 +189,7 @@ def predict_clips(
     return run.predictions
 
 
-def _nobody(name, seconds):
+def _nobody(name, seconds, earlier=False):
     pass
 
 
@@ -178,6 +200,7 @@ class _Run:
         self.recognize, self.faces, self.out, self.streams = recognize, faces, out, streams
         self.timing, self.batch_size, self.formats, self.watch = timing, batch_size, formats, watch
         self.labels = list(recognize.model.config.id2label.values())
+        self.longest = longest_at_once(recognize.model.config)
         self.saved = time.monotonic()
 
     def open(self, settings):
@@ -202,14 +225,21 @@ class _Run:
             )
         self.predictions.done.update(done)
 
-    def is_done(self, clip):
+    def left_of(self, clips):
+        """The clips that have no answer yet."""
+        earlier = {clip: self._is_done(clip) for clip in clips}
+        for clip in filter(earlier.get, clips):
+            self.watch(clip.name, None, earlier=True)
+        return [clip for clip in clips if not earlier[clip]]
+
+    def _is_done(self, clip):
         known = self.predictions.done.get(clip.name)
         return known is not None and known["bytes"] == _size(clip.path)
 
     def work(self, clips):
         for start in range(0, len(clips), 1 if self.timing else self.batch_size):
             if self.timing:
-                self._over_time(clips[start])
+                self._over_time(clips[start], self.timing)
             else:
                 self._at_once(clips[start : start + self.batch_size])
             if time.monotonic() - self.saved > SAVE_EVERY:
@@ -224,8 +254,10 @@ class _Run:
     def _at_once(self, clips):
         windows = {}
         for clip in clips:
-            window = self._attempt(clip, lambda clip=clip: whole(self._recording(clip, "refuse")))
-            if window is not None:
+            window = self._attempt(clip, lambda clip=clip: self._window_of(clip))
+            if window is _TOO_LONG:
+                self._by_windows(clip)
+            elif window is not None:
                 windows[clip] = window
         try:
             answers = self._answers(list(windows.values())) if windows else []
@@ -244,21 +276,35 @@ class _Run:
             add_warning(answer, offset)
         return answers
 
-    def _over_time(self, clip):
-        recording, every = self._recording(clip, "note"), math.ceil(self.timing["window"] / self.timing["hop"])
+    def _window_of(self, clip):
+        """The clip as one window, or `_TOO_LONG`, mostly before features of its face are made."""
+        if is_longer(clip.path, self.longest, self.streams):
+            return _TOO_LONG
+        return read_at_once(self._recording(clip, "refuse"), self.longest) or _TOO_LONG
+
+    def _by_windows(self, clip):
+        """One answer for a clip that is too long to be read at once: the mean over windows."""
+        window = min(WINDOW, self.longest)
+        timing = {"window": window, "hop": window / HOPS}
+        note = f"Longer than {self.longest:g} s: the answer is the mean over windows of {window:g} s (see --timeline)."
+        self._over_time(clip, timing, "refuse", [note])
+
+    def _over_time(self, clip, timing, damage="note", notes=()):
+        recording, every = self._recording(clip, damage), math.ceil(timing["window"] / timing["hop"])
         with listening(self.recognize.model, every) as offsets:
-            answer = self._attempt(clip, lambda: self._timeline_of(clip, recording))
+            answer = self._attempt(clip, lambda: self._timeline_of(clip, recording, timing))
         if answer is not None:
+            answer["notes"] = [*notes, *answer["notes"]]
             add_warning(answer, combine(offsets))
-            if self.out is not None:
+            if self.timing and self.out is not None:
                 write_timeline(answer, self.out / TIMELINES / clip.name, self.labels, self.formats, title=clip.name)
             self._keep(clip, answer)
 
-    def _timeline_of(self, clip, recording):
-        for name in self.formats if self.out is not None else ():
+    def _timeline_of(self, clip, recording, timing):
+        for name in self.formats if self.timing and self.out is not None else ():
             if reason := too_long(Path(f"{clip.name}.{name}")):
                 raise ValueError(reason)
-        return self.recognize(recording, batch_size=self.batch_size, **self.timing)
+        return self.recognize(recording, batch_size=self.batch_size, **timing)
 
     def _recording(self, clip, damage):
         extractor = self.recognize.processor.feature_extractor

@@ -1,12 +1,114 @@
 """A media file as the two streams of a recording, decoded while they are read, on the container's clock."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
+import av
+
 from ..features import MediaError, MissingStreamError, read_sound
-from ..windows import Recording
+from ..features.media import LOCAL_ONLY
+from ..windows import LONGEST, Recording, cut
 
 NEAREST = 0.75  # of the time between frames at the model's frame rate; what follows sooner is passed over
+
+
+@dataclass
+class MediaOutline:
+    """
+    What the packets of a file say, without decoding them.
+
+    Args:
+        ends (`dict[str, float]`): By stream, `audio` and `video` if the file has them: seconds from the start of the
+            container to the end of the last packet.
+        num_frames (`int`): Packets of the picture; one per frame in nearly all formats.
+        video_start (`float`): Seconds at which the picture begins.
+    """
+
+    ends: dict[str, float]
+    num_frames: int = 0
+    video_start: float = math.inf
+
+    @property
+    def video_seconds(self):
+        """Seconds that the picture lasts."""
+        return self.ends["video"] - self.video_start
+
+
+def outline_of(path):
+    """
+    The [`MediaOutline`] of a file.
+
+    Args:
+        path (`str` or `Path`)
+
+    Returns:
+        [`MediaOutline`], or `None` for a file that cannot be read: whoever decodes it says why.
+    """
+    if not Path(path).is_file():  # a pipe would never end
+        return None
+    try:
+        with av.open(str(Path(path).resolve()), container_options=LOCAL_ONLY, metadata_errors="replace") as container:
+            return _outline(container)
+    except (av.FFmpegError, OSError, ValueError):
+        return None
+
+
+def _outline(container):
+    start, outline = (container.start_time or 0) / av.time_base, MediaOutline({})
+    pictures = [one for one in container.streams.video if not one.disposition & av.stream.Disposition.attached_pic]
+    chosen = [*container.streams.audio[:1], *pictures[:1]]
+    for packet in container.demux():
+        if packet.pts is None or not packet.size or packet.stream not in chosen:
+            continue
+        kind, begin = packet.stream.type, float(packet.pts * packet.time_base) - start
+        end = begin + float((packet.duration or 0) * packet.time_base)
+        outline.ends[kind] = max(outline.ends.get(kind, 0.0), end)
+        if kind == "video":
+            outline.num_frames += 1
+            outline.video_start = min(outline.video_start, begin)
+    return outline
+
+
+def longest_at_once(config):
+    """
+    Seconds of a clip that a model reads at once.
+
+    Args:
+        config ([`AverConfig`])
+
+    Returns:
+        `float`: 30, or less where the model has a shorter table of positions.
+    """
+    longest, encoder = LONGEST, config.audio_config
+    if encoder.model_type == "whisper":
+        longest = min(longest, encoder.max_source_positions / config.audio_frame_rate)
+    if config.position_embedding_type == "learnable":
+        longest = min(longest, config.max_position_embeddings / max(config.audio_frame_rate, config.video_frame_rate))
+    return longest
+
+
+def is_longer(path, seconds, streams="both"):
+    """Whether the wanted streams of a file last longer than that, by its packets; `False` where it cannot be read."""
+    outline = outline_of(path)
+    wanted = ("audio", "video") if streams == "both" else (streams,)
+    return outline is not None and max((outline.ends.get(stream, 0.0) for stream in wanted), default=0.0) > seconds
+
+
+def read_at_once(recording, longest=LONGEST):
+    """
+    A clip as one window.
+
+    Args:
+        recording ([`Recording`])
+        longest (`float`, *optional*, defaults to 30.0): Seconds that it may last.
+
+    Returns:
+        [`Window`], or `None` for a longer recording.
+    """
+    windows = cut(recording, longest, longest)
+    window = next(windows)
+    return window if next(windows, None) is None else None
 
 
 def open_recording(path, faces, sampling_rate=16_000, streams="both", damage="refuse", name=None, frame_rate=None):

@@ -17,16 +17,15 @@ from itertools import count
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from ..analysis import alignments, check_matching
-from ..features import ExtractionError, MediaError
+from ..features import ExtractionError, FeatureIdentity, MediaError
+from ..features.report import missing_reasons
 from ..features.whole import write_whole
 from ..modeling_aver import AverForEmotionClassification
 from ..windows import cut
+from .display import print_table
 from .recordings import open_recording
 
 STEP = 0.005  # seconds between two shifts that are tried; a frame of video lasts 0.033
@@ -58,13 +57,22 @@ class Offset:
     spread: float = 0.0
 
     @property
+    def is_known(self):
+        """Whether it is beyond chance."""
+        return self.confidence > CONFIDENT
+
+    @property
     def is_large(self):
         """Whether it is beyond what viewers take for synchronous, and beyond chance."""
-        return abs(self.seconds) > LARGE and self.confidence > CONFIDENT
+        return abs(self.seconds) > LARGE and self.is_known
+
+    def to_dict(self):
+        """For JSON: all fields, with `seconds` and `spread` of `None` where the offset is not beyond chance."""
+        return asdict(self) if self.is_known else {**asdict(self), "seconds": None, "spread": None}
 
     def to_text(self):
         """One phrase."""
-        if self.confidence <= CONFIDENT:
+        if not self.is_known:
             return "cannot tell"
         if not self.is_large:
             return "together"
@@ -141,7 +149,7 @@ def listening(model, every=1):
     While the block runs, notes the offset of what a model answers.
 
     Args:
-        model (callable): Nothing is noted unless it is a torch model with CTM.
+        model (callable): Nothing is noted unless it is a torch model with CTM that was trained on frames.
         every (`int`, *optional*, defaults to 1): Clips from one that is looked at to the next, for windows overlap.
 
     Yields:
@@ -153,7 +161,11 @@ def listening(model, every=1):
         chosen = [alignment for alignment in alignments(outputs) if next(order) % every == 0]
         found.extend(estimate_offset(alignment, model.config.ctm_sigma) for alignment in chosen)
 
-    if not isinstance(model, AverForEmotionClassification) or model.config.ctm_loss_weight == 0:
+    if (
+        not isinstance(model, AverForEmotionClassification)
+        or model.config.ctm_loss_weight == 0
+        or _statistic(model.config) is not None
+    ):
         yield found
         return
     handle = model.register_forward_hook(note)
@@ -161,6 +173,27 @@ def listening(model, every=1):
         yield found
     finally:
         handle.remove()
+
+
+def check_frames(config):
+    """
+    Refuses a model whose features have no course over time.
+
+    Args:
+        config ([`AverConfig`])
+
+    Raises:
+        `ValueError`: if it was trained on one vector per clip.
+    """
+    if (statistic := _statistic(config)) is not None:
+        raise ValueError(
+            f"The model was trained on one vector of face features per clip (statistic: {statistic}): an offset "
+            "between sound and video cannot be estimated. Use a model trained on features of every frame."
+        )
+
+
+def _statistic(config):
+    return FeatureIdentity.from_dict(config.feature_identity).statistic if config.feature_identity else None
 
 
 def add_warning(answer, offset):
@@ -187,12 +220,13 @@ def find_offsets(recognize, found, faces, max_shift=MAX_SHIFT, watch=None):
         `tuple[dict[str, Offset], dict[str, str]]`: by name of the clip, and the reason of each that has none.
 
     Raises:
-        `ValueError`: if the model was trained without CTM, or `max_shift` is not positive.
+        `ValueError`: if the model was trained without CTM or on one vector per clip, or `max_shift` is not positive.
     """
     check_matching(recognize.model.config)
+    check_frames(recognize.model.config)
     if not 0 < max_shift <= WINDOW / 2:
         raise ValueError(f"`max_shift` ({max_shift} s) must be positive, and {WINDOW / 2:.0f} s at most.")
-    done, failed = {}, {str(outcome.clip): outcome.reason for outcome in found[1]}
+    done, failed = {}, missing_reasons(found[1])
     for clip in found[0]:
         try:
             done[clip.name] = _offset_of_clip(recognize, clip, faces, max_shift)
@@ -233,19 +267,20 @@ def _offsets_of_windows(recognize, windows, max_shift):
 def print_offsets(done, failed):
     """Prints a row a clip, and every clip without an offset with the reason."""
     console = Console(soft_wrap=True)
-    names = ("clip", "video late by (s)", "confidence", "windows", "spread (s)", "")
-    table = Table(*(Column(name, no_wrap=True) for name in names), box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for name, one in sorted(done.items()):
-        numbers = (f"{one.seconds:+.2f}", f"{one.confidence:.1f}", str(one.num_windows), f"{one.spread:.2f}")
-        table.add_row(escape(name), *numbers, one.to_text())
     if done:
-        console.print(table)
+        names = ("clip", "verdict", "late (s)", "confidence", "windows", "spread (s)")
+        print_table(names, (_row(name, one) for name, one in sorted(done.items())))
     for name, reason in sorted(failed.items()):
         console.print(f"no offset for {name}: {reason}", markup=False, highlight=False)
 
 
+def _row(name, offset):
+    seconds, spread = (f"{offset.seconds:+.2f}", f"{offset.spread:.2f}") if offset.is_known else ("-", "-")
+    return [name, offset.to_text(), seconds, f"{offset.confidence:.1f}", str(offset.num_windows), spread]
+
+
 def write_offsets(done, failed, path):
-    """Writes what [`find_offsets`] found as JSON."""
-    clips = [{"clip": name, **asdict(one), "verdict": one.to_text()} for name, one in sorted(done.items())]
+    """Writes what [`find_offsets`] found as JSON; a clip of which it cannot tell has no `seconds` (null)."""
+    clips = [{"clip": name, **one.to_dict(), "verdict": one.to_text()} for name, one in sorted(done.items())]
     lost = [{"clip": name, "reason": reason} for name, reason in sorted(failed.items())]
     write_whole(path, json.dumps({"clips": clips, "failed": lost}, indent=1) + "\n")

@@ -1,15 +1,17 @@
 """`aver app`: the page in Gradio. What it does is in `page_session.py`; here is where things stand."""
 
+from importlib.util import find_spec
+
 try:
     import gradio as gr
 except ImportError as error:
     raise ImportError('The web page needs Gradio: pip install "modeling-aver[app]".') from error
 
 from .clip_report import Limits
-from .formats import check_formats
-from .page_session import EXAMPLES, MOODS, PageSession
+from .model_info import read_model_info
+from .page_session import PageSession
 from .predict import load_pipeline
-from .report_html import CSS, SCRIPT
+from .report_html import ASSETS, CSS, SCRIPT
 
 TITLE = "Emotions of a clip"
 TABLES = [".csv", ".npz", ".parquet"]
@@ -18,12 +20,7 @@ SHOW = "() => document.querySelector('#report .aver')?.scrollIntoView({behavior:
 WAITING = 20  # visitors in the queue; more are told to come back
 # Fonts of the reader's own machine: the page asks no other server for anything.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-PAGE_CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-footer { display: none !important; }
-.label-wrap > span { text-align: left; }
-#examples { gap: 8px; } #examples button { min-width: 96px; flex: 1 1 96px; }
-"""
+PAGE_CSS = (ASSETS / "page.css").read_text(encoding="utf-8")
 
 
 def build_page(session):
@@ -42,6 +39,7 @@ def build_page(session):
             f"# {TITLE}\nWhat a voice and a face seem to express, second by second, by a model of acted emotion: it "
             "does not know what a person feels. Uploads are deleted as soon as they are answered."
         )
+        gr.HTML(session.model_html(), elem_id="model")
         if session.notes:
             gr.HTML(session.notes_html())
         profile = gr.State(None, time_to_live=KEEP)
@@ -50,9 +48,9 @@ def build_page(session):
                 clip, recording = _clip_inputs(session.limits)
                 run = gr.Button("Read the emotions", variant="primary", elem_id="run")
             with gr.Column(scale=2, min_width=300):
-                gr.Markdown("Or one of six clips of CREMA-D:")
+                gr.Markdown(session.examples_caption)
                 with gr.Row(elem_id="examples"):
-                    examples = [gr.Button(MOODS[one.stem.split("_")[2]], size="sm") for one in EXAMPLES]
+                    examples = [gr.Button(label, size="sm") for label in session.examples]
                 table = _table_input()
                 calibration = _calibration_input(session.can_calibrate)
         report = gr.HTML(elem_id="report", js_on_load=SCRIPT, apply_default_css=False)
@@ -116,7 +114,7 @@ def _connect_calibration(page, session, profile, clips, start, forget, message):
         forget.click(lambda: (None, ""), None, [profile, message])
 
 
-def serve(model, host=None, port=None, limits=None, wait=True, **options):
+def serve(model, host=None, port=None, limits=None, wait=True, name=None, **options):
     """
     Serves the page of a model; to this machine alone, unless `host` says otherwise.
 
@@ -126,6 +124,7 @@ def serve(model, host=None, port=None, limits=None, wait=True, **options):
         port (`int`, *optional*): Defaults to the first free one from 7860.
         limits ([`Limits`], *optional*): Of uploads.
         wait (`bool`, *optional*, defaults to `True`): Until it is stopped.
+        name (`str`, *optional*): Name of the model on the page. Defaults to the Hub id or the folder's name.
         options: Of [`find_faces`], such as `openface`.
 
     Returns:
@@ -134,9 +133,12 @@ def serve(model, host=None, port=None, limits=None, wait=True, **options):
     Raises:
         `ImportError`: without matplotlib. `OSError`: where the port is taken.
     """
-    check_formats(["png"])
+    if find_spec("matplotlib") is None:
+        raise ImportError('The web page needs matplotlib: pip install "modeling-aver[app]".')
     limits = limits or Limits()
-    page = build_page(PageSession(load_pipeline(model), limits, **options)).queue(max_size=WAITING)
+    recognize = load_pipeline(model)
+    info = read_model_info(model, tuple(recognize.model.config.id2label.values()), name)
+    page = build_page(PageSession(recognize, limits, info, **options)).queue(max_size=WAITING)
     page.launch(
         server_name=host,
         server_port=port,

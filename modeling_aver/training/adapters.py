@@ -1,13 +1,39 @@
 """LoRA on the audio encoder (Hu et al. 2021): small matrices train beside its weights, and end up within them."""
 
+import logging
+from importlib.metadata import version
 from importlib.util import find_spec
 
+from transformers.integrations.peft import MIN_PEFT_VERSION
+from transformers.utils.peft_utils import check_peft_version
+
+logger = logging.getLogger(__name__)
+
+TAKES_OLDER_PEFT = "transformers<5.24"  # 5.20 to 5.23 ask for peft 0.20
 # transformers' attention of these encoders takes the weights out of its layers and would pass by their adapters.
 PASSED_BY = {"wavlm": {"q_proj", "k_proj", "v_proj", "out_proj"}}
 
 
 def require_peft():
-    """Raises `ImportError` that says what to install, if PEFT is not there."""
+    """
+    Warns where PEFT is older than the installed transformers asks for. Adapters are injected by PEFT itself, so training
+    works with both; only transformers' own `add_adapter` and `load_adapter` refuse it.
+
+    Raises:
+        `ImportError`: if PEFT is missing; says what to install.
+    """
+    _check_installed()
+    try:
+        check_peft_version(min_version=MIN_PEFT_VERSION)
+    except ValueError:
+        logger.warning(
+            "transformers %s asks for peft %s or newer, but peft %s is installed. `lora_rank` trains with it all the "
+            'same; if it fails, install a newer peft or pip install "%s".',
+            *(version("transformers"), MIN_PEFT_VERSION, version("peft"), TAKES_OLDER_PEFT),
+        )
+
+
+def _check_installed():
     if find_spec("peft") is None:
         raise ImportError('`lora_rank` needs PEFT: pip install "modeling-aver[peft]".')
 
@@ -26,7 +52,7 @@ def add_lora(audio_encoder, *, rank, alpha, target_modules):
     Raises:
         `ImportError`: without PEFT. `ValueError`: if the encoder has no such layer, or does not call it.
     """
-    require_peft()
+    _check_installed()
     from peft import LoraConfig, inject_adapter_in_model
 
     _check_targets(audio_encoder, target_modules)

@@ -3,9 +3,9 @@
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, broadcast_object_list
-from rich.progress import track
 from torch.utils.data import DataLoader
 
+from ..features.progress import count_progress
 from .collation import AverDataCollator
 from .feature_cache import clip_key
 
@@ -33,8 +33,11 @@ def fill_cache(cache, model, processor, datasets, batch_size=8, num_workers=0):
         files = [slice(start, start + CLIPS_IN_A_FILE) for start in range(0, len(rows), CLIPS_IN_A_FILE)]
         mine = files[state.process_index :: state.num_processes]
         frames = _encoded(model, processor, dataset, [rows[part] for part in mine], batch_size, num_workers)
-        for part in track(mine, "encoding sound", disable=not (mine and state.is_local_main_process), transient=True):
-            cache.write(dict(zip(keys[part], frames, strict=False)))
+        total = sum(len(rows[part]) for part in mine)
+        with count_progress("encoding sound", total, disable=not (mine and state.is_local_main_process)) as advance:
+            frames = _counted(frames, advance)
+            for part in mine:
+                cache.write(dict(zip(keys[part], frames, strict=False)))
         state.wait_for_everyone()
         cache.refresh()
 
@@ -50,6 +53,12 @@ def _missing(cache, dataset):
     durations = dataset["audio_duration"] if "audio_duration" in dataset.column_names else [0] * len(dataset)
     order = sorted(found.items(), key=lambda item: (-durations[item[1]], item[1]))
     return [row for _, row in order], [key for key, _ in order]
+
+
+def _counted(frames, advance):
+    for one in frames:
+        advance()
+        yield one
 
 
 def _encoded(model, processor, dataset, files, batch_size, num_workers):
@@ -102,10 +111,13 @@ def fit_audio_standardization(model, collator, dataset, batch_size=8):
     if PartialState().is_main_process:
         statistics = RunningStatistics(layer.mean.shape)
         batches = DataLoader(dataset, batch_size=batch_size, collate_fn=collator)
-        for batch in track(batches, "statistics of the training clips", transient=True):
-            if (encoded := encode(model, batch)) is not None:
-                frames, mask = encoded
-                statistics.add(frames[mask].cpu())
+        sizes = [min(batch_size, len(dataset) - start) for start in range(0, len(dataset), batch_size)]
+        with count_progress("statistics of the training clips", len(dataset)) as advance:
+            for size, batch in zip(sizes, batches, strict=True):
+                if (encoded := encode(model, batch)) is not None:
+                    frames, mask = encoded
+                    statistics.add(frames[mask].cpu())
+                advance(size)
         layer.set_statistics(*statistics.mean_and_deviation())
     if PartialState().num_processes > 1:
         layer.to(PartialState().device)

@@ -154,13 +154,15 @@ def balanced_class_weights(train_dataset):
     return weights.masked_fill(counts == 0, 0.0)
 
 
-def check_labels(config, labels):
-    """Refuses a model that was made for other emotions than `labels` (`list[str]`), naming both."""
+TRAIN_ANEW = "Train from `--audio_model_name_or_path`, or pass a checkpoint of this dataset's labels."
+
+
+def check_labels(config, labels, remedy=TRAIN_ANEW):
+    """Refuses a model that was made for other emotions than `labels` (`list[str]`), naming both and a remedy."""
     if list(config.id2label.values()) != list(labels):
         raise ValueError(
             f"The model has {config.num_labels} labels ({', '.join(config.id2label.values())}) but the dataset has "
-            f"{len(labels)} ({', '.join(labels)}). Train from `--audio_model_name_or_path`, or pass a checkpoint of "
-            "this dataset's labels."
+            f"{len(labels)} ({', '.join(labels)}). {remedy}"
         )
 
 
