@@ -1,17 +1,16 @@
 """The reader, shared by all tests of a process: what it makes once is used by every block."""
 
-import pytest
+from contextlib import nullcontext
 
-from .reader import Reader, open_hub, publish_encoders
+import pytest
+from loopback_hub import LoopbackHub
+
+from .reader import Reader, open_writable_hub, publish_encoders
 
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory):
     root = tmp_path_factory.mktemp("reader")
-    hub = open_hub()
-    if hub is None:
-        yield Reader(root, None)
-        return
-    with hub:
+    with LoopbackHub() as hub, open_writable_hub() or nullcontext() as writable:
         publish_encoders(hub, root / "encoders")
-        yield Reader(root, hub)
+        yield Reader(root, hub, writable)
