@@ -54,7 +54,7 @@ def evaluate(
     from .training.setup import check_features, check_labels
 
     dataset = load_crema_d(data_dir or SAMPLE_DIR, split="train", action_units_folder=action_units_folder)
-    network, processor = _load(model)
+    network, processor = _load_or_run_exported(model)
     labels = dataset.features["label"].names
     check_labels(network.config, labels)
     check_features(processor.feature_extractor, identities_of(dataset))
@@ -196,7 +196,7 @@ def predict(
     hop: Annotated[float | None, typer.Option(help="Seconds between windows: a quarter of one.")] = None,
     formats: Annotated[str, typer.Option(help="Of timelines.")] = "json,csv,vtt,TextGrid,png",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips, or windows, at a time.")] = 8,
-    runtime: Annotated[str, typer.Option(help="torch, or onnx for a folder of aver export onnx.")] = "torch",
+    runtime: Annotated[str, typer.Option(help="auto: by what the folder of the model holds; torch or onnx.")] = "auto",
 ):
     """Prints the emotion of each video with its probabilities; started again with --out, goes on where it stopped."""
     from .features.clips import find_clips
@@ -241,7 +241,7 @@ def sync(
     from .inference.display import prediction_progress, quiet_natives
     from .inference.sync import find_offsets, print_offsets, write_offsets
 
-    found, recognize = find_clips(videos), load_pipeline(_saved(model))
+    found, recognize = find_clips(videos), load_pipeline(_saved(model), runtime="torch")
     faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
     with quiet_natives(), prediction_progress(len(found[0]), "sync") as watch:
         done, failed = find_offsets(recognize, found, faces, max_shift, watch)
@@ -271,7 +271,7 @@ def explain(
     from .inference.explain import explain_clips, print_explanations
 
     check_streams(streams)
-    found, recognize, faces = find_clips(videos), load_pipeline(_saved(model)), None
+    found, recognize, faces = find_clips(videos), load_pipeline(_saved(model), runtime="torch"), None
     if streams != "audio":
         faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
     with quiet_natives(), prediction_progress(len(found[0]), "explain") as watch:
@@ -389,11 +389,32 @@ def export_onnx_command(
     model: SavedModel,
     out: Annotated[Path, typer.Option(help="Folder for model.onnx and what belongs to it.")],
     quantize: Annotated[str | None, typer.Option(help="int8: smaller; says how well it still agrees.")] = None,
+    agreement_clips: Annotated[
+        list[Path] | None, typer.Option(help="Videos the model was not trained on, to compare int8 with it on.")
+    ] = None,
+    action_units_folder: Annotated[Path | None, typer.Option(help="Features of --agreement-clips.")] = None,
+    streams: Annotated[str, typer.Option(help="Of --agreement-clips: both, audio or video.")] = "both",
+    min_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the clips whose label int8 must keep.")
+    ] = 0.9,
 ):
     """Writes a model for ONNX Runtime, and fails where its logits differ by more than 1e-4 from the model's."""
-    from .inference.export import export_onnx, print_export
+    from .inference.agreement import own_material
+    from .inference.display import quiet_natives
+    from .inference.enrollment import check_streams
+    from .inference.export import check_quantize, export_onnx, print_export
 
-    print_export(export_onnx(*_load(model), out, quantize), out)
+    check_quantize(quantize)
+    check_streams(streams)
+    if agreement_clips and quantize is None:
+        raise ValueError("--agreement-clips compares int8 with the model: give --quantize int8 too.")
+    network, processor = _load(model)
+    material = None
+    with quiet_natives():
+        if agreement_clips:
+            material = own_material(processor.feature_extractor, agreement_clips, action_units_folder, streams)
+        report = export_onnx(network, processor, out, quantize, material, min_agreement)
+    print_export(report, out)
 
 
 @export_app.command("torch")
@@ -412,11 +433,23 @@ def _load(model):
     from transformers import AutoModel
 
     from . import AverForEmotionClassification, AverProcessor
+    from .inference.onnx_model import check_not_exported
 
+    check_not_exported(model)
     network = AutoModel.from_pretrained(_saved(model), trust_remote_code=False)
     if not isinstance(network, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(network).__name__}, not a model of this package.")
     return network.eval(), AverProcessor.from_pretrained(model, trust_remote_code=False)
+
+
+def _load_or_run_exported(model):
+    """As `_load`; a folder of `aver export onnx` is run by ONNX Runtime."""
+    from . import AverProcessor
+    from .inference.onnx_model import OnnxModel, runtime_of
+
+    if runtime_of(_saved(model)) == "torch":
+        return _load(model)
+    return OnnxModel(model), AverProcessor.from_pretrained(model, trust_remote_code=False)
 
 
 def _saved(model):

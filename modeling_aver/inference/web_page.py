@@ -136,7 +136,7 @@ def serve(model, host=None, port=None, limits=None, wait=True, **options):
     """
     check_formats(["png"])
     limits = limits or Limits()
-    page = build_page(PageSession(load_pipeline(model), limits, **options)).queue(max_size=WAITING)
+    page = build_page(PageSession(load_pipeline(model, runtime="torch"), limits, **options)).queue(max_size=WAITING)
     page.launch(
         server_name=host,
         server_port=port,
