@@ -11,7 +11,7 @@ from modeling_aver import AverProcessor
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-# Needs the Hub: its network is what these tests do not have.
+# Blocks that need the Hub run in tests/claims/test_commands.py.
 OFFLINE = [block for block in BLOCKS if "facebook/" not in block]
 
 
