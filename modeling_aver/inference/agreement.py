@@ -108,7 +108,7 @@ def sample_material(extractor, model_folder=None):
         _mix(extractor, sound, faces[face.stem], index, float(seconds))
         for index, ((sound, face), seconds) in enumerate(zip(pairs, lengths, strict=True))
     ]
-    clips = f"{len(windows)} mixes of the six sample clips, the sound of one with {kind} of another"
+    clips = f"{len(windows)} mixes of the six sample clips, the sound of one with {kind}"
     seen = f"{SAMPLES_SEEN[samples_were_trained_on(model_folder)]}. --agreement-clips FOLDER takes clips of your own."
     return Material(windows, clips, seen, {})
 
@@ -216,7 +216,7 @@ def _sample_faces(extractor):
             ExtractorUnavailableError,
         ):  # of another kind, or not to be made on this machine
             continue
-        return rows, f"the face ({faces.identity.name})"
+        return rows, f"the face ({faces.identity.name}) of another"
     generator = np.random.default_rng(0)
     return {path.stem: _random_face(extractor, generator) for path in videos}, "random features of the face"
 
