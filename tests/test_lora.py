@@ -146,7 +146,7 @@ def test_weights_in_parts_are_refused_for_they_could_not_be_merged(recipe, monke
 
 def test_values_of_adapters_without_a_rank_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`lora_alpha` and `lora_target_modules` need `lora_rank`"):
-        parse_arguments(["--output_dir", str(tmp_path), "--use_cpu", "--lora_alpha", "16"])
+        parse_arguments(["--output_dir", str(tmp_path), "--lora_alpha", "16"])
 
 
 def test_without_peft_one_line_says_what_to_install(recipe, monkeypatch):
