@@ -15,7 +15,7 @@ READY := .venv/.ready
 .PHONY: demo test slow coverage check lock lowest newest bench clean
 
 demo: $(READY)
-	$(BIN)/python train_hf.py modeling_aver/training/recipes/demo.yaml --output_dir runs/demo
+	$(BIN)/python train_hf.py modeling_aver/training/recipes/demo.yaml --output_dir runs/demo --overwrite true
 	$(BIN)/aver evaluate runs/demo
 	$(BIN)/aver figure3 runs/demo --clip 1001_DFA_ANG_XX --out runs/demo/figure3a.png
 

@@ -6,16 +6,30 @@ Trains and scores audio-visual emotion recognition.
     torchrun --nproc_per_node 2 train_hf.py RECIPE.yaml …
 
 A recipe is a YAML or JSON file of the flags; flags on the command line override it. `--help` lists them.
-`--resume` goes on where a run was broken off. `--fold all` trains and scores each fold, `--seeds 3` each seed.
+`--resume` goes on where a run was broken off. `--fold all` trains and scores each fold, `--seeds 3` each seed. A
+finished run is not replaced without `--overwrite true`.
+
+Several processes train together on accelerators or, where there is none, on CPUs, where `mpirun` can start them too.
+On several hosts, start this on each of them:
+
+    torchrun --nnodes 2 --node_rank 0|1 --master_addr HOST_0 --master_port 29500 --nproc_per_node 1 train_hf.py …
+
+`output_dir` may be one folder that all hosts share, or a folder on the disk of each host, which may have another name
+there. Process 0 writes results, predictions and card. Checkpoints and the model are written once to a shared folder,
+or else to the folder of each host (`save_on_each_node` is set by this), and `--resume` starts from the last checkpoint
+that is complete on all of them: give it on every host. If a process ends or its host cannot be reached, the others end
+with a message: at once where the connection is closed, and else after `--ddp_timeout` seconds (1800).
 """
 
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 from accelerate import PartialState
+from rich.console import Console
 from transformers import EarlyStoppingCallback, set_seed
 
 from datasets_scripts import (
@@ -37,6 +51,9 @@ from modeling_aver.training.experiment_card import write_experiment_card
 from modeling_aver.training.folds import (
     arguments_that_matter,
     begin,
+    check_experiment_folder,
+    delete_run,
+    find_finished_run,
     is_finished,
     plan_runs,
     print_summary,
@@ -44,9 +61,12 @@ from modeling_aver.training.folds import (
 )
 from modeling_aver.training.metrics import compute_metrics
 from modeling_aver.training.model_source import check_model_source
+from modeling_aver.training.processes import has_separate_disks, lost_process, missing_launch, on_main_process
 from modeling_aver.training.push import push_run
 from modeling_aver.training.rehearsal import Rehearsal
 from modeling_aver.training.results import predictions_table, write_results
+from modeling_aver.training.run_folder import FinishedRun, read_json
+from modeling_aver.training.scored_data import ScoredData
 from modeling_aver.training.setup import (
     balanced_class_weights,
     build_collator,
@@ -59,16 +79,32 @@ from modeling_aver.training.trainer import AverTrainer
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
-    _, data_args, training_args = parse_arguments(argv)
+    given = parse_arguments(argv)
+    _, data_args, training_args = given
     runs = plan_runs(data_args, training_args, configurations_of(data_args))
-    if [run.folder for run in runs] == [Path(training_args.output_dir)]:
-        return train_and_score(*arguments_of(runs[0], argv))
+    output_dir = Path(training_args.output_dir)
+    if [run.folder for run in runs] == [output_dir]:
+        return train_single_run(runs[0], argv, arguments_that_matter(*given))
+    on_main_process(check_experiment_folder, output_dir)
     for run in runs:
         train_unless_finished(run, *arguments_of(run, argv))
     if training_args.process_index == 0:
-        print_summary(summarize(training_args.output_dir, runs))
-        for folder in {Path(training_args.output_dir), *(run.folder.parent for run in runs)}:
+        print_summary(summarize(output_dir, runs))
+        for folder in {output_dir, *(run.folder.parent for run in runs)}:
             write_experiment_card(folder)
+        print_warnings(runs[0].folder, output_dir)
+
+
+def train_single_run(run, argv, matter):
+    """The only run that the command line asks for, unless it is finished; `matter` is what decides its numbers."""
+    arguments = arguments_of(run, argv)
+    finished = on_main_process(find_finished_run, run.folder, matter, arguments[-1])
+    if finished is None:
+        train_and_score(*arguments, matter)
+        if PartialState().is_main_process:
+            print_warnings(run.folder)
+    elif PartialState().is_main_process:
+        Console().print(finished, markup=False, highlight=False, soft_wrap=True)
 
 
 def arguments_of(run, argv):
@@ -82,19 +118,19 @@ def arguments_of(run, argv):
 def train_unless_finished(run, *arguments):
     """Trains one of several runs, if no earlier start of them has finished it."""
     matter = arguments_that_matter(*arguments)
-    if not is_finished(run.folder, matter):
-        PartialState().wait_for_everyone()  # all have looked before one writes
+    if arguments[-1].overwrite or not on_main_process(is_finished, run.folder, matter):
         if PartialState().is_main_process:
             begin(run.folder, matter)
-        train_and_score(*arguments)
+        train_and_score(*arguments, matter)
         gc.collect()  # a Trainer is a ring of objects that holds the model's memory
     PartialState().wait_for_everyone()
 
 
-def train_and_score(model_args, data_args, training_args):
-    """One run: trains, saves, scores `eval_split`, and writes the results."""
+def train_and_score(model_args, data_args, training_args, matter):
+    """One run: trains, saves, scores `eval_split`, and writes the results and what decides them (`matter`)."""
     if source := model_args.model_name_or_path or model_args.audio_model_name_or_path:
         check_model_source(source, model_args.model_revision)
+    training_args.save_on_each_node = has_separate_disks(training_args.output_dir)
     start = where_to_start(training_args)
     set_seed(training_args.seed)
     with training_args.main_process_first(desc="reading clips"):
@@ -109,6 +145,8 @@ def train_and_score(model_args, data_args, training_args):
     collator = build_collator(model, processor, clips, data_args, training_args)
     trainer = build_trainer(model, collator, training_args, clips)
     trained = {"num_trainable_parameters": model.num_parameters(only_trainable=True)}
+    if training_args.overwrite and training_args.should_save:
+        delete_run(Path(training_args.output_dir), kept_checkpoint=start)
     metrics = trainer.train(resume_from_checkpoint=start).metrics
     if lora := model_args.lora_values():
         merge_lora(model.base_model.audio_encoder)
@@ -116,6 +154,7 @@ def train_and_score(model_args, data_args, training_args):
     trainer.save_finished()
     scores, predictions = score(trainer, clips.scored, labels, data_args.speaker_profiles)
     if trainer.is_world_process_zero():
+        begin(Path(training_args.output_dir), matter)
         write_results(
             training_args.output_dir,
             metrics=metrics | scores,
@@ -125,6 +164,7 @@ def train_and_score(model_args, data_args, training_args):
             predictions=predictions,
             seen_in_training=data_args.eval_split == data_args.train_split,
             trained=trained,
+            without_action_units=count_without_action_units(clips, data_args),
         )
         write_card(training_args.output_dir)
         if training_args.push_to_hub:
@@ -134,6 +174,13 @@ def train_and_score(model_args, data_args, training_args):
                 token=training_args.hub_token,
                 revision=training_args.hub_revision,
             )
+    elif training_args.should_save:
+        Console().print(
+            f"{training_args.output_dir} on this host holds model and checkpoints. Results, predictions and card are "
+            "in the `output_dir` of process 0.",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def build_trainer(model, collator, training_args, clips):
@@ -185,6 +232,18 @@ def load_splits(data_args):
         first(splits.get(data_args.eval_split), data_args.max_eval_samples),
     )
     return Clips(*(clips and keep_streams(clips, data_args.streams) for clips in chosen))
+
+
+def count_without_action_units(clips, data_args):
+    """`dict`: of each split in use, `count` clips of `total` without action units; `None` where none are wanted."""
+    if data_args.streams == "audio":
+        return None
+    splits = {data_args.train_split: clips.train, "validation": clips.validation, data_args.eval_split: clips.scored}
+    return {
+        name: {"count": sum(not frames for frames in dataset["action_units_success"]), "total": len(dataset)}
+        for name, dataset in splits.items()
+        if dataset is not None
+    }
 
 
 def check_choice(training_args, data_args, clips):
@@ -239,8 +298,30 @@ def in_one_line(error):
     return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
-if __name__ == "__main__":
+def print_warnings(folder, of_several=None):
+    """
+    Prints what makes the scores of a run mean less than they seem to; `of_several` is the folder of an experiment
+    whose results are printed instead.
+    """
+    run = FinishedRun.read(folder)
+    results = run.results if of_several is None else read_json(of_several / "results.json")
+    for warning in ScoredData(results, run.predictions, run.training).warnings:
+        Console().print(f"Warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def run():
+    """The command: one line for each error that a user can mend, a traceback for any other."""
     try:
+        if launch := missing_launch():
+            os.execv(launch[0], [*launch, *sys.argv])
         main()
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"train_hf.py: {in_one_line(error)}")
+    except RuntimeError as error:
+        if lost := lost_process(error):
+            sys.exit(f"train_hf.py: {lost}")
+        raise
+
+
+if __name__ == "__main__":
+    run()

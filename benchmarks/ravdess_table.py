@@ -172,7 +172,8 @@ def card(results, svm):
         parts += [f"## {title}\n", table(results[protocol]) + "\n", baselines(svm, protocol) + "\n"]
     versions = next(row for rows in results.values() for row in rows.values())
     facts = ", ".join(f"{name} {version}" for name, version in versions["versions"].items())
-    parts += ["## Commands\n", f"<!-- not run: needs RAVDESS and an hour -->\n```bash\n{COMMANDS}\n```\n", f"{versions['hardware']}; {facts}.\n"]
+    commands = f"<!-- not run: needs RAVDESS and an hour -->\n```bash\n{COMMANDS}\n```\n"
+    parts += ["## Commands\n", commands, f"{versions['hardware']}; {facts}.\n"]
     return "\n".join(parts)
 
 

@@ -105,7 +105,7 @@ def evaluate(
     from .training.results import predictions_table, print_predictions
     from .training.setup import check_features, check_labels
 
-    network, processor = _load(model)
+    network, processor = _load_or_run_exported(model)
     dataset = _load_crema_d(data_dir, action_units_folder)
     labels = dataset.features["label"].names
     check_labels(network.config, labels, "`aver evaluate` scores models that were trained on CREMA-D's emotions.")
@@ -258,7 +258,7 @@ def predict(
     hop: Annotated[float | None, typer.Option(help="Seconds between windows: a quarter of one.")] = None,
     formats: Annotated[str, typer.Option(help="Of timelines.")] = "json,csv,vtt,TextGrid,png",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips, or windows, at a time.")] = 8,
-    runtime: Annotated[str, typer.Option(help="torch, or onnx for a folder of aver export onnx.")] = "torch",
+    runtime: Annotated[str, typer.Option(help="auto: by what the folder of the model holds; torch or onnx.")] = "auto",
 ):
     """
     Prints the emotion of each video or sound file with its probabilities; run again with --out, it resumes.
@@ -314,7 +314,7 @@ def sync(
     check_frames(config)
     options = {"openface": openface, "face_landmarker": face_landmarker, "choices": TABLES_CHOICE}
     faces = _find_faces(model, "both", action_units_folder, **options)
-    recognize = load_pipeline(model)
+    recognize = load_pipeline(model, runtime="torch")
     with quiet_natives(), prediction_progress(len(found[0]), "sync") as watch:
         done, failed = find_offsets(recognize, found, faces, max_shift, watch)
     print_offsets(done, failed)
@@ -348,7 +348,7 @@ def explain(
     check_installed("matplotlib", extra="plot")
     found = _find_clips(videos, streams)
     faces = _find_faces(model, streams, action_units_folder, openface=openface, face_landmarker=face_landmarker)
-    recognize = load_pipeline(_saved(model))
+    recognize = load_pipeline(_saved(model), runtime="torch")
     with quiet_natives(), prediction_progress(len(found[0]), "explain") as watch:
         done, failed = explain_clips(recognize, found, faces, out, streams, occluded, hop, watch)
     print_explanations(done, failed)
@@ -489,11 +489,32 @@ def export_onnx_command(
     model: SavedModel,
     out: Annotated[Path, typer.Option(help="Folder for model.onnx and what belongs to it.")],
     quantize: Annotated[str | None, typer.Option(help="int8: smaller; says how well it still agrees.")] = None,
+    agreement_clips: Annotated[
+        list[Path] | None, typer.Option(help="Videos the model was not trained on, to compare int8 with it on.")
+    ] = None,
+    action_units_folder: Annotated[Path | None, typer.Option(help="Features of --agreement-clips.")] = None,
+    streams: Annotated[str, typer.Option(help="Of --agreement-clips: both, audio or video.")] = "both",
+    min_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the clips whose label int8 must keep.")
+    ] = 0.9,
 ):
     """Writes a model for ONNX Runtime, and fails where its logits differ by more than 1e-4 from the model's."""
-    from .inference.export import export_onnx, print_export
+    from .inference.agreement import own_material
+    from .inference.display import quiet_natives
+    from .inference.enrollment import check_streams
+    from .inference.export import check_quantize, export_onnx, print_export
 
-    print_export(export_onnx(*_load(model), out, quantize), out)
+    check_quantize(quantize)
+    check_streams(streams)
+    if agreement_clips and quantize is None:
+        raise ValueError("--agreement-clips compares int8 with the model: give --quantize int8 too.")
+    network, processor = _load(model)
+    material = None
+    with quiet_natives():
+        if agreement_clips:
+            material = own_material(processor.feature_extractor, agreement_clips, action_units_folder, streams)
+        report = export_onnx(network, processor, out, quantize, material, min_agreement)
+    print_export(report, out)
 
 
 @export_app.command("torch")
@@ -512,11 +533,23 @@ def _load(model):
     from transformers import AutoModel
 
     from . import AverForEmotionClassification, AverProcessor
+    from .inference.onnx_model import check_not_exported
 
+    check_not_exported(model)
     network = AutoModel.from_pretrained(_saved(model), trust_remote_code=False)
     if not isinstance(network, AverForEmotionClassification):
         raise ValueError(f"{model} holds a {type(network).__name__}, not a model of this package.")
     return network.eval(), AverProcessor.from_pretrained(model, trust_remote_code=False)
+
+
+def _load_or_run_exported(model):
+    """As `_load`; a folder of `aver export onnx` is run by ONNX Runtime."""
+    from . import AverProcessor
+    from .inference.onnx_model import OnnxModel, runtime_of
+
+    if runtime_of(_saved(model)) == "torch":
+        return _load(model)
+    return OnnxModel(model), AverProcessor.from_pretrained(model, trust_remote_code=False)
 
 
 def _saved(model):

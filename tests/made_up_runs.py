@@ -39,7 +39,7 @@ def made_up_predictions(labels=EMOTIONS):
     return pd.DataFrame({**table, **probabilities})
 
 
-def made_up_run(folder, *, scored=True, log=True, config=None, **dataset):
+def made_up_run(folder, *, scored=True, log=True, config=None, without_action_units=None, **dataset):
     """
     Writes a run as `train_hf.py` leaves it.
 
@@ -48,6 +48,7 @@ def made_up_run(folder, *, scored=True, log=True, config=None, **dataset):
         scored (`bool`, *optional*, defaults to `True`): Whether clips were scored.
         log (`bool`, *optional*, defaults to `True`): Whether the log was kept.
         config (`dict`, *optional*): Values of `aver_config`.
+        without_action_units (`dict`, *optional*): Of each split, `count` clips of `total`.
         dataset: Values of `DataArguments`; CREMA-D's speaker_holdout, scored on test, if not given.
     """
     config = aver_config(**{"feature_identity": IDENTITY, **(config or {})})
@@ -65,6 +66,7 @@ def made_up_run(folder, *, scored=True, log=True, config=None, **dataset):
         data_args=SimpleNamespace(**given),
         predictions=made_up_predictions(tuple(config.id2label.values())) if scored else None,
         seen_in_training=given["eval_split"] == given["train_split"],
+        without_action_units=without_action_units,
     )
     change_json(folder / "results.json", command="train_hf.py a.yaml --data_dir /home/anna/CREMA-D --bf16")
     if log:

@@ -151,6 +151,6 @@ def test_training_does_not_go_on_from_a_model_that_lacks_weights(undisturbed, tm
     model = Path(shutil.copytree(undisturbed / "checkpoint-2", tmp_path / "model"))
     without_a_weight(model / "model.safetensors")
     recipe = tmp_path / "on.yaml"
-    recipe.write_text(f"model_name_or_path: {model}\nmax_steps: 1\nuse_cpu: true\n")
+    recipe.write_text(f"model_name_or_path: {model}\nmax_steps: 1\n")
     with pytest.raises(ValueError, match="lacks 1 of the model's .* such as classifier.bias: they would be random"):
         trained(recipe, tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_several_runs_have_to_be_scored_and_are_no_single_model_to_push(several)
 
 def test_clips_of_one_s_own_have_no_folds(tmp_path):
     with pytest.raises(ValueError, match=r"has no folds. With folds are: none"):
-        train_hf.main(["--dataset_name", "my.csv", "--fold", "all", "--output_dir", str(tmp_path), "--use_cpu"])
+        train_hf.main(["--dataset_name", "my.csv", "--fold", "all", "--output_dir", str(tmp_path)])
 
 
 # ── their results ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,6 +158,17 @@ def test_pooled_scores_are_those_of_each_clip_once(finished):
     right = (together["label"] == together["prediction"]).mean()
     assert results["pooled"]["war"] == pytest.approx(right)
     assert np.sum(results["confusion"]) == 48 and np.trace(results["confusion"]) == round(48 * right)
+
+
+def test_clips_without_action_units_are_counted_and_told_on_the_console_and_the_card(recipe, experiment, capsys):
+    of_fold = read(experiment / "fold_5" / "results.json")["clips_without_action_units"]
+    assert of_fold == {"train": {"count": 40, "total": 40}, "test": {"count": 8, "total": 8}}
+    assert read(experiment / "results.json")["clips_without_action_units"] == {"test": {"count": 48, "total": 48}}
+    warning = "48 of 48 clips of `test` have no action units: of these the model had the sound alone. The scores are"
+    cross_validate(recipe, experiment)
+    assert capsys.readouterr().out.strip().splitlines()[-1].startswith(f"Warning: {warning} those of an audio model")
+    assert re.search(rf"^> \*\*.*{warning}", (experiment / "README.md").read_text(), re.MULTILINE)
+    assert "> **40 of 40 clips of `train` and 8 of 8" in (experiment / "fold_5" / "README.md").read_text()
 
 
 def test_the_table_has_a_line_for_each_fold_and_for_mean_spread_and_pool(recipe, experiment, capsys):
@@ -259,6 +271,22 @@ def test_other_arguments_are_refused_by_name(recipe, experiment, trainings):
     with pytest.raises(ValueError, match=rf"dataset_config_name {FAMILY}_1 \(now emobox_6fold_1\)"):
         cross_validate(recipe, experiment, "--dataset_config_name", "emobox_6fold")
     assert trainings == []
+
+
+def test_one_run_and_several_do_not_replace_each_other_s_results(recipe, finished, experiment, trainings):
+    with pytest.raises(ValueError, match=r"holds the results of 5 folds, which one run would replace\. Name another"):
+        train_hf.main([str(recipe), "--output_dir", str(experiment), "--fold", "1", "--overwrite", "true"])
+    with pytest.raises(
+        ValueError, match=r"fold_1\) holds a finished run of .*, which the results of several runs would"
+    ):
+        cross_validate(recipe, experiment / "fold_1")
+    assert trainings == [] and read(experiment / "results.json") == read(finished / "results.json")
+
+
+@pytest.mark.slow
+def test_finished_folds_are_trained_again_where_it_is_asked_for(recipe, experiment, trainings):
+    results = cross_validate(recipe, experiment, "--overwrite", "true", "--seed", "1")
+    assert trainings == [f"fold_{fold}" for fold in FOLDS] and results["seed"] == 1
 
 
 def test_arguments_that_decide_no_number_may_change(recipe, experiment, trainings):

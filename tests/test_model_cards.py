@@ -87,8 +87,21 @@ def test_the_model_index_holds_the_measured_values_unrounded(run):
 def test_scores_of_clips_trained_on_are_called_so_and_not_published(tmp_path):
     made = card_of(made_up_run(tmp_path, train_split="test"))
     assert made.data.eval_results is None and made.data.model_name is None
-    assert "> **The clips that were scored are those that the model was trained on. The numbers below say" in made.text
+    assert "> **The clips that were scored are those that the model was trained on. Their scores say" in made.text
     assert "**Every scored clip was trained on.**" in made.text
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_clips_without_action_units_are_told_first(tmp_path, scored):
+    counts = {"train": {"count": 1150, "total": 1152}, "test": {"count": 1, "total": 14}}
+    text = card_of(made_up_run(tmp_path / "most", scored=scored, without_action_units=counts)).text
+    told = "1,150 of 1,152 clips of `train` and 1 of 14 clips of `test` have no action units: of these the model had"
+    assert f"> **{told} the sound alone. The scores are those of an audio model" in text and f"- **{told}" in text
+    few = {"train": {"count": 0, "total": 1152}, "test": {"count": 1, "total": 14}}
+    text = card_of(made_up_run(tmp_path / "few", scored=scored, without_action_units=few)).text
+    assert "> **1 of 14 clips of `test` have no action units: of these the model had the sound alone.**" in text
+    none = {"train": {"count": 0, "total": 1152}}
+    assert "action units:" not in card_of(made_up_run(tmp_path / "none", without_action_units=none)).text
 
 
 SPLITS = {

@@ -1,17 +1,28 @@
 """Real video from the file to the answer: MediaPipe's features, a pretrained speech encoder, six clips made anew."""
 
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED
-from remade_media import CLIPS, at_rate, clip, joined, remake, unevenly
+from remade_media import CLIPS, RATE, at_rate, clip, joined, remake, unevenly
 
 from modeling_aver import AverConfig, AverFeatureExtractor, AverForEmotionClassification, AverProcessor
-from modeling_aver.features import find_clips, find_extractor, read_audio
+from modeling_aver.features import extract_clips, find_clips, find_extractor, read_audio
 from modeling_aver.features.mediapipe import MODEL_VARIABLE
-from modeling_aver.inference import FacesOfExtractor, load_pipeline, predict_clips
+from modeling_aver.inference import FacesOfExtractor, find_faces, load_pipeline, predict_clips
 
 pytestmark = pytest.mark.slow
+README = Path(__file__).parents[1] / "README.md"
+NEEDED = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
 EMOTIONS = ["anger", "disgust", "fear", "happy", "neutral", "sad"]
 
 
@@ -54,6 +65,49 @@ def _fitted(encoder, folder):
     model.save_pretrained(folder)
     AverProcessor(features).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def unseen(recognize, tmp_path_factory):
+    """16 videos of 0.7 to 2.2 s that are in no training, and their features: mirrored faces with other voices."""
+    from conftest import SHARED
+
+    folder = tmp_path_factory.mktemp("unseen")
+    voices = sorted(
+        (SHARED / "data" / "ravdess" / "Audio_Speech_Actors_01-24").glob("Actor_*/03-01-*-02-01-01-*.flac")
+    )
+    (folder / "videos").mkdir()
+    for index, seconds in enumerate(np.random.default_rng(0).permutation(np.linspace(0.7, 2.2, 16))):
+        frames = [(second, pixels[:, ::-1].copy()) for second, pixels in clip(index % 6)[0] if second < seconds]
+        voice = read_audio(voices[index * len(voices) // 16])
+        sound = voice[8_000:][: round(seconds * RATE)]  # after the silence at the beginning
+        remake(folder / "videos" / f"{index:02d}.mp4", frames, sound)
+    extractor, found = find_extractor("mediapipe"), find_clips([folder / "videos"])
+    extract_clips(extractor, found, folder / "tables", workers=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(recognize, unseen, tmp_path_factory):
+    """A scratch folder where README's commands ran on `MODEL` and `clip.mp4`, and what they printed."""
+    if NEEDED:
+        pytest.skip(f"waits for {', '.join(NEEDED)}")
+    folder = tmp_path_factory.mktemp("scratch")
+    shutil.copytree(recognize.model.name_or_path, folder / "MODEL")
+    shutil.copy(unseen / "videos" / "00.mp4", folder / "clip.mp4")
+    lines = [line.partition("#")[0] for line in README.read_text(encoding="utf-8").splitlines()]
+    commands = [line for line in lines if line.startswith("aver export onnx") or "--model exported" in line]
+    assert len(commands) == 2
+    return folder, [as_printed(command, folder) for command in commands]
+
+
+def as_printed(command, folder):
+    """What a command of README prints, typed in `folder`."""
+    words = [sys.executable, "-m", "modeling_aver.cli", *shlex.split(command)[1:]]
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 600}
+    done = subprocess.run(words, env={**os.environ, "COLUMNS": "200"}, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def scores(answer):
@@ -140,3 +194,33 @@ def test_the_command_answers_a_video_that_is_longer_than_the_encoder_reads(recog
     assert answers["interview"]["notes"][0].startswith("Longer than 30 s: the answer is the mean over windows")
     assert answers["interview"]["face"] == 1.0 and answers["interview"]["duration"] == pytest.approx(32.0, abs=0.1)
     assert max(answers["interview"]["probabilities"].values()) < 0.5, "six emotions in turn have no one answer"
+
+
+def test_readme_s_commands_export_to_int8_and_predict_by_the_exported_folder(exported):
+    folder, (export, predict) = exported
+    report = json.loads((folder / "exported" / "export.json").read_text())["agreement"]
+    assert "int8: the same label for " in export and report["num_clips"] == 30
+    assert "the sound of one with the face (mediapipe) of another, in batches of 8" in export
+    assert "is not known" in export  # no results.json beside this model
+    assert any(emotion in predict for emotion in EMOTIONS) and "clip" in predict
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_int8_answers_for_unseen_clips_in_batches_are_those_alone(exported, unseen, batch_size):
+    """16 clips of mixed lengths: the same labels, and probabilities that differ by less than 0.02."""
+    recognize, found = load_pipeline(str(exported[0] / "exported")), find_clips([unseen / "videos"])
+    faces = find_faces(recognize.processor.feature_extractor, unseen / "tables")
+    alone = predict_clips(recognize, found, faces, batch_size=1).done
+    batched = predict_clips(recognize, found, faces, batch_size=batch_size).done
+    assert len(alone) == len(batched) == 16 and all(len(one["streams"]) == 2 for one in alone.values())
+    for name, one in alone.items():
+        assert batched[name]["label"] == one["label"]
+        assert batched[name]["probabilities"] == pytest.approx(one["probabilities"], abs=0.02)
+
+
+def test_int8_keeps_the_labels_of_unseen_clips(recognize, exported, unseen, tmp_path):
+    clips = f"--agreement-clips {unseen / 'videos'} --action-units-folder {unseen / 'tables'}"
+    output = as_printed(f"aver export onnx MODEL --out {tmp_path} --quantize int8 {clips}", exported[0])
+    report = json.loads((tmp_path / "export.json").read_text())["agreement"]
+    assert f"int8 was compared on 16 of 16 clips in {unseen / 'videos'}" in output
+    assert report["num_clips"] == 16 and report["changed_labels"] == 0 and report["batch_change"] < 0.02

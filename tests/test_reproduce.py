@@ -170,6 +170,7 @@ def test_table2_prints_what_can_be_counted_before_anything_is_run(tmp_path, monk
         (("table2", "--output_dir", "there"), "table2 sets --output_dir itself: leave it out. Its folder is --out"),
         (("table2", "--model_name_or_path", "org/a"), "Give one of model_name_or_path, audio_model_name_or_path"),
         (("table2", "--push_to_hub", "true"), "`push_to_hub` takes the model of one run, but table2 makes several"),
+        (("table2", "--overwrite", "true"), "`overwrite` is not for table2, which resumes its runs. Leave it out"),
         (("table2", "--nonsense", "3"), r"not used by the HfArgumentParser: \['--nonsense', '3'\]"),
     ],
 )
@@ -394,6 +395,31 @@ def test_both_ablations_and_figure_3_on_six_real_clips(recipe, tmp_path, in_this
     assert f"{clips['with CTM'].mean():.3f} with," in (out / "figure3.md").read_text()
     with pytest.raises(ValueError, match="There is no clip 1087_MTIANG_XX among 6 clips"):
         aver("reproduce", "figure3", str(recipe), "--out", str(out), "--clip", "1087_MTIANG_XX")
+
+
+MISSING = {
+    "data": (("--data", "nowhere"), r"`data_dir` \(nowhere\) is no folder. Give --data the folder of the corpus"),
+    "no data": (("--dataset_name", "ravdess"), "`data_dir` is missing: give --data the folder of RAVDESS's official"),
+    "clips": (("--dataset_name", "my.csv"), r"`dataset_name` \(my.csv\) is no file. Give the CSV of your clips"),
+    "corpus": (("--dataset_name", "a/b/c"), r"`dataset_name` \(a/b/c\) is neither crema_d, ravdess, a folder, nor"),
+    "features": (("--action_units_folder", "nowhere"), r"`action_units_folder` \(nowhere\) is neither a folder nor a"),
+    "encoder": (("--encoder", "path/to/xlsr"), "The audio encoder path/to/xlsr is neither a folder nor an id of the"),
+    "encoder without a configuration": (
+        ("--encoder", "."),
+        r"The audio encoder \. cannot be loaded: .*Check --encoder",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_a_path_that_is_not_there_is_told_once_and_starts_nothing(case, recipe, tmp_path, script, monkeypatch):
+    flags, message = MISSING[case]
+    monkeypatch.chdir(tmp_path)
+    if "--encoder" in flags:
+        recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "audio_config": None}))
+    with pytest.raises(ValueError, match=message) as error:
+        aver("reproduce", "table2", str(recipe), "--seeds", "3", "--out", "out", *flags)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

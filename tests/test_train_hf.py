@@ -66,7 +66,6 @@ TINY = {
     "learning_rate": 1e-3,
     "save_strategy": "no",
     "disable_tqdm": True,
-    "use_cpu": True,
 }
 
 
@@ -128,6 +127,49 @@ def test_two_steps_train_score_and_save(recipe, tmp_path, capsys):
     assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
     logged = capsys.readouterr().out
     assert "classification_loss" in logged and "ctm_loss" in logged
+
+
+# ── a finished run ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def content_of(folder):
+    """Bytes of each file."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_not_replaced_without_being_asked(recipe, tmp_path, capsys):
+    train_hf.main([str(recipe)])
+    run = tmp_path / "run"
+    before, war = content_of(run), json.loads((run / "results.json").read_text())["metrics"]["eval_war"]
+    named = rf"\({run}\) holds a finished run of 20\d\d-\d\d-\d\d \(WAR {100 * war:.2f} %\)"
+    with pytest.raises(ValueError, match=named + r"\. Name another --output_dir, .*--overwrite true"):
+        train_hf.main([str(recipe), "--learning_rate", "0.5"])
+    with pytest.raises(ValueError, match=r"was begun with learning_rate 0.001 \(now 0.5\)"):
+        train_hf.main([str(recipe), "--learning_rate", "0.5", "--resume"])
+    capsys.readouterr()
+    train_hf.main([str(recipe), "--resume"])
+    assert "there is nothing to resume, and nothing changed." in capsys.readouterr().out
+    assert content_of(run) == before
+
+
+def test_a_run_that_is_replaced_leaves_nothing_of_the_earlier_one(recipe, tmp_path):
+    run = tmp_path / "run"
+    train_hf.main([str(recipe), "--max_steps", "3", "--save_strategy", "steps", "--save_steps", "1"])
+    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), "eval_split": None}))
+    train_hf.main([str(recipe), "--overwrite", "true", "--learning_rate", "0.5"])
+    assert not list(run.glob("checkpoint-*")) and not (run / "predictions.csv").exists()
+    assert json.loads((run / "arguments.json").read_text())["learning_rate"] == 0.5
+    assert "eval_war" not in json.loads((run / "results.json").read_text())["metrics"]
+    with pytest.raises(ValueError, match="Give `overwrite` or `resume`, not both"):
+        train_hf.main([str(recipe), "--overwrite", "true", "--resume"])
+
+
+def test_a_mistake_is_found_before_the_earlier_run_is_deleted(recipe, tmp_path):
+    train_hf.main([str(recipe)])
+    before = content_of(tmp_path / "run")
+    with pytest.raises(ValueError, match="`data_dir` .* is no folder|No .* under"):
+        train_hf.main([str(recipe), "--overwrite", "true", "--data_dir", str(tmp_path / "nowhere")])
+    assert content_of(tmp_path / "run") == before
 
 
 def test_logged_parts_add_up_to_the_logged_loss(recipe, tmp_path):
@@ -225,7 +267,7 @@ def train_hf_model_values():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses(recipe):
-    model_args, _, _ = parse_arguments([str(recipe), "--use_cpu"])
+    model_args, _, _ = parse_arguments([str(recipe)])
     assert model_args.config_values() or model_args.audio_model_name_or_path
 
 
@@ -235,7 +277,7 @@ def test_flags_override_the_recipe(recipe):
 
 
 def test_the_defaults_are_section_3_2(tmp_path):
-    _, _, args = parse_arguments(["--output_dir", str(tmp_path), "--use_cpu"])
+    _, _, args = parse_arguments(["--output_dir", str(tmp_path)])
     assert (args.num_train_epochs, args.per_device_train_batch_size, args.learning_rate) == (50, 4, 5e-5)
     assert args.lr_scheduler_type == "linear" and args.warmup_steps == 0 and "adamw" in args.optim
 

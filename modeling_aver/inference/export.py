@@ -6,30 +6,33 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 
-from datasets_scripts import SAMPLE_DIR
-
 from ..configuration_aver import SPECTROGRAM_ENCODERS
 from ..features.whole import clear_stale, write_whole, writing
-from ..pipeline_aver import TASK, EmotionPipeline
-from ..windows import cut
-from .faces import find_faces
-from .onnx_model import FILE, OnnxModel, check_installed, complete, input_names, spectrogram_channels
-from .recordings import open_recording
+from .agreement import MIN_AGREEMENT, check_agreement, measure_agreement, print_agreement, sample_material
+from .onnx_model import (
+    FILE,
+    QUANTIZE_KEY,
+    TORCH_FILE,
+    UNQUANTIZED,
+    OnnxModel,
+    check_installed,
+    complete,
+    input_names,
+    spectrogram_channels,
+)
 
 TOLERANCE = 1e-4  # of logits
 QUANTIZATIONS = ("int8",)
-TORCH_FILE = "model.pt2"
+BLOCK = 32  # weights, and activations, to one scale
+INT8_PRODUCTS = 4  # `accuracy_level` of ONNX Runtime's MatMulNBits: activations are rounded to 8 bits too
 WORK = ".export-"  # how folders of what is not finished begin
 LARGE = 1_500_000_000  # bytes of weights; a file of protocol buffers ends at 2 GB, so they then lie beside it
 CASES = (  # clips, seconds of sound (0: none), frames of video (0: none)
@@ -49,7 +52,7 @@ class ExportedModel(torch.nn.Module):
         return self.model(**dict(zip(self.names, tensors, strict=True))).logits
 
 
-def export_onnx(model, processor, out, quantize=None):
+def export_onnx(model, processor, out, quantize=None, material=None, min_agreement=MIN_AGREEMENT):
     """
     Writes `model.onnx`, `config.json`, the processor and `export.json` (what was checked, and how it went).
 
@@ -57,22 +60,26 @@ def export_onnx(model, processor, out, quantize=None):
         model ([`AverForEmotionClassification`]), processor ([`AverProcessor`])
         out (`Path`): Folder.
         quantize (`str`, *optional*): `"int8"`: weights of matrix products as whole numbers, activations likewise while
-            it runs. The agreement that this costs, on windows of the six real clips, is in `export.json`.
+            it runs. How far the answers then agree with the model's is in `export.json`.
+        material ([`Material`], *optional*):
+            Clips to measure the agreement on. Defaults to mixes of the six clips in the package.
+        min_agreement (`float`, *optional*, defaults to 0.9): Share of the clips whose label `int8` must keep.
 
     Returns:
         `dict`: what `export.json` holds.
 
     Raises:
         `ImportError`: without the extra `onnx`. `ValueError`: for an unknown `quantize`, an encoder that the exporter
-        cannot follow, or logits that differ by more than 1e-4; then nothing is written.
+        cannot follow, logits that differ by more than 1e-4, or labels that `int8` changes in too many clips; then
+        nothing is written.
     """
-    if quantize not in (None, *QUANTIZATIONS):
-        raise ValueError(f"`quantize` ({quantize!r}) may be {', '.join(QUANTIZATIONS)}, or left out.")
-    check_installed("onnx", "onnxscript", "onnxruntime")
+    check_quantize(quantize)
     import onnx
     import onnxruntime
 
     model = model.float().eval()
+    if quantize is not None and material is None:
+        material = sample_material(processor.feature_extractor, model.name_or_path)
     versions = {module.__name__: module.__version__ for module in (torch, onnx, onnxruntime)}
     with _whole_folder(Path(out)) as folder:
         _save_beside(model, processor, folder)
@@ -82,15 +89,25 @@ def export_onnx(model, processor, out, quantize=None):
             program = torch.onnx.export(
                 _traced(model), dynamo=True, input_names=names, output_names=["logits"], verbose=False
             )
+            program.model.metadata_props[QUANTIZE_KEY] = UNQUANTIZED
             program.save(str(folder / FILE), external_data=is_large)
         exported = OnnxModel(folder)
         report = {"format": "onnx", "quantize": quantize, "inputs": names, "versions": versions}
         report["parity"] = _parity(model, lambda **inputs: exported(**inputs).logits)
         if quantize is not None:
-            _quantize(folder, is_large)
-            report["agreement"] = _agreement(model, OnnxModel(folder), processor)
+            with _quiet():
+                _quantize(folder, is_large)
+            report["agreement"] = measure_agreement(model, OnnxModel(folder), processor, material)
+            check_agreement(report["agreement"], min_agreement)
         _finish(report, folder, f"{FILE}*")
     return report
+
+
+def check_quantize(quantize):
+    """Refuses an unknown quantization, and an environment that lacks the packages of an ONNX export."""
+    if quantize not in (None, *QUANTIZATIONS):
+        raise ValueError(f"`quantize` ({quantize!r}) may be {', '.join(QUANTIZATIONS)}, or left out.")
+    check_installed("onnx", "onnxscript", "onnxruntime")
 
 
 def export_torch(model, processor, out):
@@ -129,11 +146,7 @@ def print_export(report, out):
         f"and masks (allowed: {parity['tolerance']:.0e})."
     )
     if agreement := report.get("agreement"):
-        console.print(
-            f"int8: the same answer in {agreement['same_answer']:.1%} of {agreement['windows']} windows "
-            f"of the six clips ({agreement['faces']}); probabilities change by {agreement['mean_change']:.3f} on "
-            f"average and {agreement['max_change']:.3f} at most."
-        )
+        print_agreement(console, agreement)
 
 
 def _traced(model):
@@ -220,64 +233,20 @@ def _parity(model, answer):
 
 
 def _quantize(folder, is_large):
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    """
+    Weights of matrix products as 8-bit numbers with a scale for each 32 of a column. ONNX Runtime rounds activations
+    likewise while it runs, with a range for each 32 of a frame: the range of a frame depends on no other frame.
+    """
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    whole = folder / "whole"
-    whole.mkdir()
+    model = onnx.load(folder / FILE)
+    onnx.helper.set_model_props(model, {QUANTIZE_KEY: "int8"})
+    quantizer = MatMulNBitsQuantizer(model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=INT8_PRODUCTS)
+    quantizer.process()
     for path in folder.glob(f"{FILE}*"):
-        path.rename(whole / path.name)
-    with _quiet():
-        quantize_dynamic(
-            *(str(whole / FILE), str(folder / FILE)),
-            op_types_to_quantize=["MatMul", "Gemm"],  # convolutions in whole numbers are slower, and fewer run
-            weight_type=QuantType.QInt8,
-            use_external_data_format=is_large,
-        )
-    shutil.rmtree(whole)
-
-
-def _agreement(model, exported, processor):
-    """How often and how far the answers for windows of the six real clips are others than the model's."""
-    windows, faces = _real_windows(processor.feature_extractor)
-    before, after = (_probabilities(one, processor, windows) for one in (model, exported))
-    change = np.abs(before - after)
-    return {
-        "windows": len(windows),
-        "faces": faces,
-        "same_answer": float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
-        "mean_change": float(change.mean()),
-        "max_change": float(change.max()),
-    }
-
-
-def _real_windows(extractor):
-    """Windows of 1 s of the six clips, with OpenFace's features if the model takes those, else with made-up ones."""
-    try:
-        faces, kind = find_faces(extractor, SAMPLE_DIR / "OpenFace"), "OpenFace's features"
-    except ValueError:
-        faces, kind = None, "made-up features of the face"
-    generator, windows = np.random.default_rng(0), []
-    for path in sorted((SAMPLE_DIR / "AudioWAV").glob("*.wav")):
-        recording = open_recording(path, None, extractor.sampling_rate, "audio")
-        if faces is not None:
-            recording.faces = faces.frames(path, path.stem)
-        windows.extend(cut(recording, 1.0, 0.5))
-    return windows if faces is not None else [_with_made_up_face(one, extractor, generator) for one in windows], kind
-
-
-def _with_made_up_face(window, extractor, generator):
-    seconds = np.arange(max(window.start, 0.0), window.end, 1 / extractor.video_frame_rate) - window.start
-    features = generator.normal(size=(len(seconds), extractor.num_action_units))
-    if extractor.action_unit_mean is not None:
-        features = features * extractor.action_unit_std + extractor.action_unit_mean
-    found = np.ones(len(seconds), bool)
-    return replace(window, features=features.astype(np.float32), success=found, timestamps=seconds)
-
-
-def _probabilities(model, processor, windows):
-    recognize = EmotionPipeline(model, processor=processor, task=TASK, device=torch.device("cpu"))
-    scores = [{one["label"]: one["score"] for one in recognize(window)["emotions"]} for window in windows]
-    return np.array([[score[label] for label in model.config.id2label.values()] for score in scores])
+        path.unlink()
+    quantizer.model.save_model_to_file(str(folder / FILE), use_external_data_format=is_large)
 
 
 def _save_beside(model, processor, folder):

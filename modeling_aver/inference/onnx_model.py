@@ -11,7 +11,10 @@ from ..features.whole import digest_of
 from ..modeling_aver import AverClassifierOutput
 
 FILE = "model.onnx"
-RUNTIMES = ("torch", "onnx")
+TORCH_FILE = "model.pt2"
+RUNTIMES = ("auto", "torch", "onnx")
+QUANTIZE_KEY = "aver_quantize"  # in the metadata of model.onnx: a quantization, or `UNQUANTIZED`
+UNQUANTIZED = "none"
 NUMBERS = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64}
 
 
@@ -20,6 +23,62 @@ def check_installed(*names, extra="onnx"):
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f'This needs {", ".join(missing)}: pip install "modeling-aver[{extra}]".')
+
+
+def exported_file(folder):
+    """
+    `str`: `model.onnx` or `model.pt2` where `folder` holds only what `aver export` wrote, without the weights that
+    transformers loads; `None` for every other folder, and for a Hub id.
+    """
+    folder = Path(folder)
+    if any(True for pattern in ("model*.safetensors", "pytorch_model*.bin") for _ in folder.glob(pattern)):
+        return None
+    return next((name for name in (FILE, TORCH_FILE) if (folder / name).is_file()), None)
+
+
+def check_not_exported(folder):
+    """
+    Refuses a folder of `aver export` where the model itself is needed.
+
+    Raises:
+        `ValueError`: naming what can run the exported file, and the folder to give instead.
+    """
+    name = exported_file(folder)
+    if name == FILE:
+        raise ValueError(
+            f"{folder} holds {FILE} of aver export onnx, which returns logits only: aver predict, evaluate and live "
+            "run it with ONNX Runtime. Give the folder of the model that was exported."
+        )
+    if name == TORCH_FILE:
+        raise ValueError(
+            f"{folder} holds {TORCH_FILE} of aver export torch, which is for torch.export.load in your own program; "
+            "no aver command runs it. Give the folder of the model that was exported."
+        )
+
+
+def runtime_of(folder, runtime="auto"):
+    """
+    The runtime that a model will use.
+
+    Args:
+        folder (`str` or `Path`): A folder, or a Hub id.
+        runtime (`str`, *optional*, defaults to `"auto"`):
+            One of `RUNTIMES`. `"auto"` is `"onnx"` for a folder that holds `model.onnx` and no weights, and `"torch"`
+            otherwise.
+
+    Returns:
+        `str`: `"torch"` or `"onnx"`.
+
+    Raises:
+        `ValueError`: if `runtime` is unknown, or is `"torch"` for a folder of `aver export`.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"`runtime` ({runtime!r}) may be {', '.join(RUNTIMES)}.")
+    if runtime == "auto" and exported_file(folder) == FILE:
+        return "onnx"
+    if runtime != "onnx":
+        check_not_exported(folder)
+    return "onnx" if runtime == "onnx" else "torch"
 
 
 def input_names(config):
@@ -53,12 +112,57 @@ def complete(config, inputs):
     return {name: given[name] if name in given else _absent(config, name, given, num_clips) for name in names}
 
 
+def separate_clips(config, inputs):
+    """
+    The clips of a batch, each as a batch of one without padding: exactly what it would be if it came alone.
+
+    Args:
+        config ([`AverConfig`])
+        inputs (`dict[str, torch.Tensor]`): See [`complete`].
+
+    Yields:
+        `dict[str, torch.Tensor]`: by `input_names(config)`.
+
+    Raises:
+        `ValueError`: see [`complete`]; also if a clip has no real frame of either stream.
+    """
+    tensors = complete(config, inputs)
+    for index in range(len(tensors["attention_mask"])):
+        clip = {name: values[index : index + 1] for name, values in tensors.items()}
+        yield complete(config, _without_padding(config, clip))
+
+
+def _without_padding(config, clip):
+    """A batch of one, cut after the last real input of each stream; a stream without any is removed."""
+    lengths = {name: _real_length(clip[name]) for name in ("attention_mask", "action_units_mask")}
+    if config.num_audio_frames(lengths["attention_mask"]) < 1:
+        lengths["attention_mask"] = 0
+    streams = {
+        "attention_mask": (config.audio_input_name, "attention_mask"),
+        "action_units_mask": ("action_units", "action_units_mask", "video_timestamps"),
+    }
+    kept = {name: values for name, values in clip.items() if name.startswith("speaker")}
+    for mask, length in lengths.items():
+        if length:
+            kept |= {name: clip[name].narrow(_time_axis(config, name), 0, length) for name in streams[mask]}
+    return kept
+
+
+def _real_length(mask):
+    """Inputs up to the last real one of a mask `(1, length)`."""
+    real = mask[0].nonzero()
+    return int(real.max()) + 1 if len(real) else 0
+
+
+def _time_axis(config, name):
+    return 2 if name == config.audio_input_name and config.audio_config.model_type == "whisper" else 1
+
+
 def _absent(config, name, given, num_clips):
     masked = {"attention_mask": config.audio_input_name, "action_units_mask": "action_units"}
     if name in masked:
         values = given.get(masked[name])
-        spectrogram = name == "attention_mask" and config.audio_config.model_type == "whisper"
-        length = _least(config, name) if values is None else values.shape[2 if spectrogram else 1]
+        length = _least(config, name) if values is None else values.shape[_time_axis(config, masked[name])]
         return torch.full((num_clips, length), int(values is not None))
     if name == "video_timestamps":
         num_frames = given["action_units"].shape[1] if "action_units" in given else _least(config, name)
@@ -93,6 +197,10 @@ class OnnxModel:
     """
     What `aver export onnx` wrote. Called as [`AverForEmotionClassification`], it gives `logits` and nothing else.
 
+    A quantized model runs one clip at a time, without padding. Rounding activations to 8 bits turns differences of
+    1e-6 between one batch and another into differences of 0.01 between probabilities, so in a batch the logits of a
+    clip would depend on the other clips and on the padding. On a CPU, one clip at a time takes no longer.
+
     Args:
         folder (`str` or `Path`): With `model.onnx` and `config.json`.
 
@@ -115,12 +223,23 @@ class OnnxModel:
         except Exception as error:  # its own classes, which differ from version to version
             raise ValueError(f"{self.path} is not a model that ONNX Runtime can run: {error}") from error
         self.inputs = {given.name: NUMBERS[given.type] for given in self.session.get_inputs()}
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.runs_batches = metadata.get(QUANTIZE_KEY) == UNQUANTIZED  # an older file does not say: one clip at a time
+
+    def eval(self):
+        """Returns itself: an exported model is always in evaluation mode."""
+        return self
 
     def __call__(self, **inputs):
         """[`AverClassifierOutput`] with `logits` `(batch_size, num_labels)`, float32."""
-        tensors = complete(self.config, inputs)
+        if self.runs_batches:
+            return AverClassifierOutput(logits=self._logits(complete(self.config, inputs)))
+        clips = separate_clips(self.config, inputs)
+        return AverClassifierOutput(logits=torch.cat([self._logits(clip) for clip in clips]))
+
+    def _logits(self, tensors):
         arrays = {name: tensors[name].to(number).numpy(force=True) for name, number in self.inputs.items()}
-        return AverClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], arrays)[0]))
+        return torch.from_numpy(self.session.run(["logits"], arrays)[0])
 
     def fingerprint(self):
         """`str`: tells this model from another."""

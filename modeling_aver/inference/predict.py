@@ -24,7 +24,7 @@ from ..speaker_profile import SpeakerProfile
 from ..training.model_source import check_model_source
 from ..windows import check_window
 from .formats import FORMATS, check_formats, write_timeline
-from .onnx_model import RUNTIMES, OnnxModel
+from .onnx_model import OnnxModel, runtime_of
 from .recordings import is_longer, longest_at_once, open_recording, read_at_once
 from .sync import add_warning, combine, listening
 
@@ -73,21 +73,23 @@ class Predictions:
         return file.getvalue()
 
 
-def load_pipeline(model, speaker_profile=None, runtime="torch"):
+def load_pipeline(model, speaker_profile=None, runtime="auto"):
     """
-    The pipeline of a saved folder or a Hub id, on the accelerator if there is one.
+    The pipeline of a saved folder or a Hub id, on the accelerator if there is one; or of a folder of `aver export
+    onnx`, on the CPU.
 
     Args:
         model (`str`)
         speaker_profile (`str` or `Path`, *optional*): File of the person who is in all recordings.
-        runtime (`str`, *optional*, defaults to `"torch"`): `"onnx"` for a folder of `aver export onnx`.
+        runtime (`str`, *optional*, defaults to `"auto"`):
+            `"torch"`, `"onnx"`, or by what the folder holds; see [`~inference.onnx_model.runtime_of`].
 
     Raises:
-        `ValueError`: if it is neither, holds another kind of model, the file no profile, or `runtime` is unknown.
+        `ValueError`: if it is neither, holds another kind of model, the file no profile, or `runtime` is unknown or
+            cannot run what the folder holds. `ImportError`: if ONNX Runtime is needed and not installed.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"`runtime` ({runtime!r}) may be {', '.join(RUNTIMES)}.")
     check_model_source(model)
+    runtime = runtime_of(model, runtime)
     profile = None if speaker_profile is None else SpeakerProfile.load(speaker_profile)
     if runtime == "onnx":
         parts = {"model": OnnxModel(model), "processor": AverProcessor.from_pretrained(model, trust_remote_code=False)}

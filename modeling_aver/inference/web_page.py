@@ -136,7 +136,7 @@ def serve(model, host=None, port=None, limits=None, wait=True, name=None, **opti
     if find_spec("matplotlib") is None:
         raise ImportError('The web page needs matplotlib: pip install "modeling-aver[app]".')
     limits = limits or Limits()
-    recognize = load_pipeline(model)
+    recognize = load_pipeline(model, runtime="torch")
     info = read_model_info(model, tuple(recognize.model.config.id2label.values()), name)
     page = build_page(PageSession(recognize, limits, info, **options)).queue(max_size=WAITING)
     page.launch(

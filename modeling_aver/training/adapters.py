@@ -16,8 +16,8 @@ PASSED_BY = {"wavlm": {"q_proj", "k_proj", "v_proj", "out_proj"}}
 
 def require_peft():
     """
-    Warns where PEFT is older than the installed transformers asks for. Adapters are injected by PEFT itself, so training
-    works with both; only transformers' own `add_adapter` and `load_adapter` refuse it.
+    Warns where PEFT is older than the installed transformers asks for. Adapters are injected by PEFT itself, so
+    training works with both; only transformers' own `add_adapter` and `load_adapter` refuse it.
 
     Raises:
         `ImportError`: if PEFT is missing; says what to install.

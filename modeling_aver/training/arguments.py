@@ -14,6 +14,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from ..configuration_aver import AverConfig
 from ..features.media import one_line
 from .adapters import require_peft
+from .processes import check_world_size, join_processes_on_cpus
 from .results import PROTOCOLS
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -183,6 +184,10 @@ class AverTrainingArguments(TrainingArguments):
     resume: bool = field(
         default=False, metadata={"help": "Go on from the last complete checkpoint in `output_dir`, if there is one."}
     )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace an earlier run in `output_dir`, finished or not; its checkpoints are deleted."},
+    )
     seeds: int = field(
         default=1, metadata={"help": "Repeat with as many seeds, from `seed` on, in `output_dir`/seed_S."}
     )
@@ -207,7 +212,9 @@ class AverTrainingArguments(TrainingArguments):
         self._check_options()
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             self.metric_for_best_model = "loss"  # as Trainer does for `load_best_model_at_end`
+        join_processes_on_cpus(self)
         super().__post_init__()
+        check_world_size(self.world_size)
         self._check_reporting()
         if self.eval_strategy == "no" and (self.load_best_model_at_end or self.early_stopping_patience is not None):
             raise ValueError(
@@ -227,6 +234,8 @@ class AverTrainingArguments(TrainingArguments):
             raise ValueError(f"`seeds` ({self.seeds}) must be 1 or more.")
         if self.resume and self.resume_from_checkpoint:
             raise ValueError("Give `resume` or `resume_from_checkpoint`, not both.")
+        if self.overwrite and self.resume:
+            raise ValueError("Give `overwrite` or `resume`, not both: one deletes the checkpoints of the other.")
         if self.label_smoothing_factor:
             raise ValueError(
                 f"`label_smoothing_factor` ({self.label_smoothing_factor}) must be 0: the model makes its own loss."

@@ -9,12 +9,13 @@ import zipfile
 from pathlib import Path
 
 import xxhash
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers.trainer_pt_utils import safe_globals
 
 from ..features.whole import digest_of
+from .processes import raise_any
 
 logger = logging.getLogger(__name__)
 
@@ -124,19 +125,30 @@ def _step_of(folder):
     return name[1] if name else json.loads((folder / _STATE).read_text(encoding="utf-8"))["global_step"]
 
 
-def last_complete(output_dir):
-    """The latest checkpoint of a run that can be gone on from, or `None`; names those that it passes over."""
-    for folder in reversed(find_checkpoints(output_dir).values()):
-        problem = problem_of(folder)
-        if problem is None:
+def last_complete(output_dir, writes=True):
+    """
+    The latest checkpoint of a run from which training can resume, or `None`; logs those that are passed over.
+
+    Args:
+        output_dir (`str` or `Path`): The run's folder.
+        writes (`bool`, *optional*, defaults to `True`): Whether this process saves checkpoints. Where several do, each
+            on the disk of its host, it is the latest that is complete on all of them. Every process has to call this.
+    """
+    steps = gather_object([set(find_checkpoints(output_dir)) if writes else None])
+    for step in sorted(set.intersection(*(some for some in steps if some is not None)), reverse=True):
+        folder = Path(output_dir) / f"checkpoint-{step}"
+        problem = problem_of(folder) if writes else None
+        if problem is not None:
+            logger.warning("%s is passed over: %s.", folder, problem)
+        if not any(gather_object([problem])):
             return folder
-        logger.warning("%s is passed over: %s.", folder, problem)
     return None
 
 
 def where_to_start(training_args):
     """
-    The checkpoint that a run goes on from, or `None` for the beginning; every process gets the same answer.
+    The checkpoint that a run resumes from, or `None` for the beginning. Every process gets the same step; where hosts
+    have an `output_dir` each, in its own.
 
     Args:
         training_args ([`AverTrainingArguments`]): `resume` looks for the last complete one in `output_dir`,
@@ -146,45 +158,55 @@ def where_to_start(training_args):
         `ValueError`: if the named one is not complete, or if without either there are checkpoints of an earlier run,
             which a later `resume` could not tell from this one's.
     """
-    start = [_start(training_args) if training_args.process_index == 0 else None]
-    if training_args.world_size > 1:
-        broadcast_object_list(start)
-    return start[0]
-
-
-def _start(training_args):
-    named, output_dir = training_args.resume_from_checkpoint, training_args.output_dir
+    named, output_dir, writes = (
+        training_args.resume_from_checkpoint,
+        training_args.output_dir,
+        training_args.should_save,
+    )
     if named is not None:
-        if problem := problem_of(named):
-            raise ValueError(f"`resume_from_checkpoint` ({named}) is no complete checkpoint: {problem}.")
+        problem = problem_of(named) if writes else None
+        raise_any(problem and f"`resume_from_checkpoint` ({named}) is no complete checkpoint: {problem}.")
         return str(named)
     if not training_args.resume:
-        earlier = list(find_checkpoints(output_dir).values())
-        if earlier:
-            raise ValueError(
-                f"`output_dir` ({output_dir}) has checkpoints of an earlier run, the last {earlier[-1].name}. Go on "
-                "from it with --resume, or name another folder."
-            )
+        raise_any(_earlier_run(output_dir) if writes and not training_args.overwrite else None)
         return None
-    folder = last_complete(output_dir)
+    folder = last_complete(output_dir, writes)
     if folder is None:
         logger.warning("No complete checkpoint in %s: training starts from the beginning.", output_dir)
         return None
-    _warn_of_other_processes(folder, training_args.world_size)
+    _warn_of_other_processes(folder, training_args)
     logger.warning("Training goes on from %s.", folder)
     return str(folder)
 
 
-def _warn_of_other_processes(folder, world_size):
-    then = len(list(folder.glob("rng_state*.pth")))
-    if then != world_size:
+def _earlier_run(output_dir):
+    earlier = list(find_checkpoints(output_dir).values())
+    if not earlier:
+        return None
+    return (
+        f"`output_dir` ({output_dir}) has checkpoints of an earlier run, the last {earlier[-1].name}. Resume it with "
+        "--resume, name another --output_dir, or delete it and train again with --overwrite true."
+    )
+
+
+def _warn_of_other_processes(folder, training_args):
+    states = len(list(folder.glob("rng_state*.pth"))) if training_args.should_save else 0  # one for each process
+    then = sum(gather_object([states]))
+    if then != training_args.world_size:
         logger.warning(
-            "%s was written by %d processes, and this run has %d: it will not be the run that was broken off, to the "
-            "digit.",
+            "%s was written by %d processes, and this run has %d: the result will differ in the last digits from that "
+            "of an undisturbed run.",
             folder,
             then,
-            world_size,
+            training_args.world_size,
         )
+
+
+def delete_checkpoints(output_dir, kept=None):
+    """Deletes the checkpoints of an earlier run but `kept` (`str` or `Path`, *optional*)."""
+    for folder in find_checkpoints(output_dir).values():
+        if kept is None or folder.resolve() != Path(kept).resolve():
+            remove(folder)
 
 
 def put_in_place(folder, output_dir):

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ..features.whole import write_whole
+from .checkpoints import delete_checkpoints
 from .metrics import EmotionScores
-from .results import read_predictions, scores_of_predictions
+from .results import NO_VIDEO, read_predictions, scores_of_predictions
 
 SCORES = ("war", "uar", "macro_f1")
-ARGUMENTS = "arguments.json"  # of a run that is one of several, as it began
+ARGUMENTS = "arguments.json"  # of a run, as it began
 # What may change between the beginning of a run and its going on, for it decides no number.
 _NO_MATTER = re.compile(
-    r"output_dir|data_dir|feature_cache_dir|seeds|resume.*|logging_.*|log_.*|report_to|run_name|disable_tqdm|"
+    r"output_dir|overwrite|use_cpu|data_dir|feature_cache_dir|seeds|resume.*|logging_.*|log_.*|report_to|run_name|disable_tqdm|"
     r"save_.*|dataloader_.*|preprocessing_num_proc|push_to_hub|hub_.*|project|trackio_.*|local_rank|ddp_timeout|"
     r"per_device_eval_batch_size|skip_memory_metrics|include_num_input_tokens_seen"
 )
@@ -135,7 +136,8 @@ def is_finished(folder, arguments):
     begun = _read_json(folder / ARGUMENTS)
     if begun is None:
         return False
-    changed = [name for name in sorted({*begun, *arguments}) if begun.get(name) != arguments.get(name)]
+    names = [name for name in sorted({*begun, *arguments}) if not _NO_MATTER.fullmatch(name)]
+    changed = [name for name in names if begun.get(name) != arguments.get(name)]
     if changed:
         shown = ", ".join(f"{name} {begun.get(name)} (now {arguments.get(name)})" for name in changed)
         raise ValueError(
@@ -144,10 +146,79 @@ def is_finished(folder, arguments):
     return _read_json(folder / "results.json") is not None
 
 
+def find_finished_run(folder, arguments, training_args):
+    """
+    What to tell about a single run that is finished, or `None` if it has to be trained.
+
+    Args:
+        folder (`Path`): The run's `output_dir`.
+        arguments (`dict`): See [`arguments_that_matter`].
+        training_args ([`AverTrainingArguments`]): With `overwrite` the run is trained again.
+
+    Returns:
+        `str`: that it is finished; only with `resume`, and if it was trained with the same arguments.
+
+    Raises:
+        `ValueError`: if training would replace a finished run, or if the finished run has other arguments.
+    """
+    results = _read_json(folder / "results.json")
+    if results is None:
+        return None
+    if several := _runs_of(results):
+        raise ValueError(
+            f"`output_dir` ({folder}) holds the results of {several}, which one run would replace. Name another "
+            "--output_dir."
+        )
+    if training_args.overwrite:
+        return None
+    if not training_args.resume:
+        raise ValueError(
+            f"`output_dir` ({folder}) holds a finished run{_score_and_date(results)}. Name another --output_dir, or "
+            "replace this run with --overwrite true."
+        )
+    is_finished(folder, arguments)  # raises if they differ
+    return f"{folder} holds a finished run{_score_and_date(results)}: there is nothing to resume, and nothing changed."
+
+
+def check_experiment_folder(folder):
+    """`ValueError` if `folder` (`Path`) holds a finished run, whose results those of several runs would replace."""
+    results = _read_json(folder / "results.json")
+    if results is not None and not _runs_of(results):
+        raise ValueError(
+            f"`output_dir` ({folder}) holds a finished run{_score_and_date(results)}, which the results of several "
+            "runs would replace. Name another --output_dir."
+        )
+
+
+def _runs_of(results):
+    """Such as `5 folds`; empty for the results of one run."""
+    return next((f"{len(results[kind])} {kind}" for kind in ("seeds", "folds") if kind in results), "")
+
+
+def _score_and_date(results):
+    """Such as ` of 2026-11-24 (WAR 79.17 %)`."""
+    war, date = results.get("metrics", {}).get("eval_war"), results.get("date", "")[:10]
+    return (f" of {date}" if date else "") + ("" if war is None else f" (WAR {100 * war:.2f} %)")
+
+
 def begin(folder, arguments):
     """Writes down what a run is begun with."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / ARGUMENTS, arguments)
+
+
+def delete_run(folder, kept_checkpoint=None):
+    """
+    Deletes the results and checkpoints of an earlier run, so that what is in the folder is never of two runs. Model
+    and card stay until they are replaced.
+
+    Args:
+        folder (`Path`): The run's `output_dir`.
+        kept_checkpoint (`str`, *optional*): Of these, the one to resume from.
+    """
+    for name in ("results.json", "predictions.csv", ARGUMENTS):
+        (folder / name).unlink(missing_ok=True)
+    delete_checkpoints(folder, kept_checkpoint)
 
 
 def _read_json(path):
@@ -205,11 +276,22 @@ def _summarize_folds(runs):
         "pooled": {name: pooled[name] for name in SCORES},
         **scores_of_predictions(together, first["labels"]),
     }
+    if bare := _clips_without_action_units(results.values()):
+        summary[NO_VIDEO] = bare
     summary["dataset"] |= {"fold": "all", "dataset_config_name": runs[0].config.rpartition("_")[0]}
     folder = runs[0].folder.parent
     write_whole(folder / "predictions.csv", together.to_csv(index=False))
     _write_json(folder / "results.json", summary)
     return summary
+
+
+def _clips_without_action_units(results):
+    """As in a run's results, of the clips that all folds scored together: those of training are in several folds."""
+    counts = [result[NO_VIDEO][result["dataset"]["eval_split"]] for result in results if NO_VIDEO in result]
+    if not counts:
+        return None
+    part = next(iter(results))["dataset"]["eval_split"]
+    return {part: {name: sum(count[name] for count in counts) for name in ("count", "total")}}
 
 
 def _facts(results):

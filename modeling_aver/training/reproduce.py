@@ -4,12 +4,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
+from transformers import AutoConfig
 
+from datasets_scripts import SAMPLE_DIR
+
+from ..features.media import one_line
+from .arguments import parse_arguments
 from .experiment_results import read_runs
 from .experiment_tables import experiment_table, notes_of, print_table, write_tables
 from .experiments import find_experiment
 from .figure3 import draw_figure3
 from .reproduction import plan_experiment, run_jobs
+from .scored_data import CORPORA, HUB_ID
 
 RECIPES = Path(__file__).with_name("recipes")
 
@@ -43,7 +49,10 @@ def reproduce_experiment(name, recipe=None, out=None, *, flags=(), processes=1, 
         and not {flag.split("=")[0] for flag in flags} & {"--data_dir", "--dataset_name"}
     ):
         only = []  # the paper's corpus without its folder: there is nothing to train on
-    failures = run_jobs(plan.jobs if only is None else plan.choose(only), processes)
+    jobs = plan.jobs if only is None else plan.choose(only)
+    if not all(job.is_finished() for job in jobs):
+        check_paths(path, flags)
+    failures = run_jobs(jobs, processes)
     runs = read_runs(plan)
     files, notes = [], notes_of(plan, runs)
     if name == "figure3":
@@ -64,3 +73,45 @@ def find_recipe(name):
     if name not in carried:
         raise ValueError(f"There is no recipe {name}. Name a file, or one of the package: {', '.join(carried)}.")
     return carried[name]
+
+
+def check_paths(recipe, flags):
+    """
+    Checks once what every run of an experiment would look for: data, features and audio encoder.
+
+    Args:
+        recipe (`Path`), flags (`Sequence[str]`): Of `train_hf.py`.
+
+    Raises:
+        `ValueError`: naming the first path that does not exist, or the encoder that cannot be loaded.
+    """
+    model_args, data_args, _ = parse_arguments([str(recipe), *flags])
+    root = _check_data(data_args)
+    if name := data_args.action_units_folder:
+        if not any(place.exists() for place in (root / name, root / f"{name}.zip", Path(name))):
+            raise ValueError(f"`action_units_folder` ({name}) is neither a folder nor a zip in {root} or here.")
+    if model_args.audio_model_name_or_path is not None:
+        _check_encoder(model_args.audio_model_name_or_path, model_args.model_revision)
+
+
+def _check_data(data_args):
+    """`Path`: folder of the corpus."""
+    name, folder = data_args.dataset_name, data_args.data_dir
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(f"`data_dir` ({folder}) is no folder. Give --data the folder of the corpus.")
+    if folder is None and name == "ravdess":
+        raise ValueError("`data_dir` is missing: give --data the folder of RAVDESS's official archives.")
+    if name.endswith(".csv") and not Path(name).is_file():
+        raise ValueError(f"`dataset_name` ({name}) is no file. Give the CSV of your clips.")
+    if name not in CORPORA and not Path(name).exists() and not HUB_ID.fullmatch(name):
+        raise ValueError(f"`dataset_name` ({name}) is neither {', '.join(CORPORA)}, a folder, nor an id of the Hub.")
+    return Path(folder or (Path(name).parent if name.endswith(".csv") else SAMPLE_DIR))
+
+
+def _check_encoder(name, revision):
+    if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
+        raise ValueError(f"The audio encoder {name} is neither a folder nor an id of the Hub. Check --encoder.")
+    try:
+        AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The audio encoder {name} cannot be loaded: {one_line(error)}. Check --encoder.") from error

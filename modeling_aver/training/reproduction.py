@@ -225,6 +225,11 @@ def _check_arguments(experiment, model_args, data_args, training_args):
             f"`model_name_or_path` ({model_args.model_name_or_path}) is a model with its own fusion, but each row of "
             f"{experiment.name} trains another. Give an encoder: --encoder."
         )
+    if training_args.overwrite:
+        raise ValueError(
+            f"`overwrite` is not for {experiment.name}, which resumes its runs. Leave it out, and name another --out "
+            "to train all of them again."
+        )
     if data_args.eval_split is None:
         raise ValueError("`eval_split` is missing: what each row is scored on, such as --eval_split test.")
     if training_args.push_to_hub:

@@ -27,6 +27,7 @@ FOLDERS = (
     "feature_cache_dir",
 )  # of one machine; who made the features is in the configuration
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
+NO_VIDEO = "clips_without_action_units"  # in results.json
 PREDICTION_COLUMNS = ("utterance_id", "speaker_id", "label", "prediction")
 PROTOCOLS = {  # by the argument `speaker_profiles`; scores of one are never those of the other
     "none": "without speaker profiles",
@@ -154,7 +155,16 @@ def print_predictions(predictions, labels, scores):
 
 
 def write_results(
-    output_dir, *, metrics, model, training_args, data_args, predictions=None, seen_in_training=False, trained=None
+    output_dir,
+    *,
+    metrics,
+    model,
+    training_args,
+    data_args,
+    predictions=None,
+    seen_in_training=False,
+    trained=None,
+    without_action_units=None,
 ):
     """
     Writes `results.json` (and `predictions.csv`): numbers with everything that a reader needs to know of the run.
@@ -168,6 +178,7 @@ def write_results(
         predictions (`pd.DataFrame`, *optional*): See [`predictions_table`].
         seen_in_training (`bool`, *optional*): Whether the scored clips are those trained on.
         trained (`dict`, *optional*): `num_trainable_parameters` and `lora`, which `model` no longer shows.
+        without_action_units (`dict`, *optional*): Of each split that was used, `count` clips of `total`.
     """
     output_dir = Path(output_dir)
     labels = list(model.config.id2label.values())
@@ -181,6 +192,7 @@ def write_results(
         "num_parameters": model.num_parameters(),
         "num_trainable_parameters": model.num_parameters(only_trainable=True),
         **(trained or {}),
+        **({} if without_action_units is None else {NO_VIDEO: without_action_units}),
         "seed": training_args.seed,
         "num_processes": training_args.world_size,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

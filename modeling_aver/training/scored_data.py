@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets_scripts.cards import HEADS
 from datasets_scripts.splits import load_splits
 
-from .results import PROTOCOLS
+from .results import NO_VIDEO, PROTOCOLS
 from .run_folder import portable_results
 
 CORPORA = {"crema_d": "CREMA-D", "ravdess": "RAVDESS"}
@@ -26,6 +26,7 @@ class ScoredData:
     def __init__(self, results, predictions, training):
         self.predictions, self.training = predictions, training
         self.trained_on_scored = bool(results["scored_clips_were_trained_on"])
+        self.without_action_units = results.get(NO_VIDEO, {})
         self.values = portable_results(results)["dataset"]
         source = self.values["dataset_name"]
         self.head = HEADS.get(source)
@@ -57,19 +58,35 @@ class ScoredData:
     @property
     def warnings(self):
         """What makes the numbers mean less than they seem to."""
+        missing = [self.missing_video] if self.missing_video else []
         if not self.scored:
-            return []
+            return missing
         if self.trained_on_scored:
             return [
-                "The clips that were scored are those that the model was trained on. The numbers below say nothing "
-                "about other clips."
+                "The clips that were scored are those that the model was trained on. Their scores say nothing about "
+                "other clips.",
+                *missing,
             ]
         found = [self.split.warning] if self.split is not None and self.split.warning else []
         if self.is_calibrated:
             found.append(f"This run is {self.protocol}: its scores are not to be mixed with those of runs without.")
         if self._chosen_while_training() and self.values["eval_split"] == "validation":
             found.append("The checkpoint was chosen by the clips that it was scored on.")
-        return found
+        return [*found, *missing]
+
+    @property
+    def missing_video(self):
+        """`str`: how many clips had no action units; empty where all had some, or where none were wanted."""
+        bare = {part: counts for part, counts in self.without_action_units.items() if counts["count"]}
+        if not bare:
+            return ""
+        parts = " and ".join(
+            f"{some['count']:,} of {some['total']:,} clips of `{part}`" for part, some in bare.items()
+        )
+        text = f"{parts} have no action units: of these the model had the sound alone."
+        if any(2 * some["count"] >= some["total"] for some in bare.values()):
+            text += " The scores are those of an audio model, not of an audio-visual one."
+        return text
 
     def _chosen_while_training(self):
         patience = self.training.get("early_stopping_patience")
@@ -86,6 +103,8 @@ class ScoredData:
                 f"{len(self.predictions):,} clips of {speakers:,} speaker{'s' if speakers > 1 else ''}."
             )
             facts.append(self._speakers())
+        if self.missing_video:
+            facts.append(f"**{self.missing_video}**")
         if self.values.get("validation_fraction"):
             facts.append(f"Held out of training: {self.values['validation_fraction']:.0%} of it, as `validation`.")
         if self.split is not None:

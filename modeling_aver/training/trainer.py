@@ -186,6 +186,8 @@ class AverTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 newest = put_in_place(aside / name, output_dir)
+            self.accelerator.wait_for_everyone()  # on every host's disk before any of them deletes an earlier one
+            if self.args.should_save:
                 rotate(output_dir, newest, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.drop_aside()
         if self.args.push_to_hub:
@@ -260,12 +262,16 @@ class AverTrainer(Trainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _save(self, output_dir=None, state_dict=None):
-        weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
+        model = self.accelerator.unwrap_model(self.model)
+        weights = model.state_dict() if state_dict is None else state_dict
         if bad := [name for name, values in weights.items() if not values.isfinite().all()]:
             raise ValueError(
                 f"{len(bad)} weights are not finite numbers, such as {bad[0]}: they are not saved. "
                 f"{self._what_is_kept()} Try a smaller `learning_rate` ({self.args.learning_rate:g})."
             )
+        if self.args.save_on_each_node and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            # transformers (5.20 to 5.24) writes weights on process 0 alone, whatever `save_on_each_node` says.
+            model.should_save_on_this_rank = lambda is_main_process: is_main_process
         super()._save(output_dir, state_dict)
         if not self.args.should_save:  # one process writes
             return
