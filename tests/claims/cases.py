@@ -5,11 +5,7 @@ import re
 import pytest
 
 # (document, words of a block): the change that it waits for.
-WAITS_FOR = {
-    ("README.md", "torchrun --nproc_per_node 2 train_hf.py modeling_aver/training/recipes/demo.yaml"): (
-        "torchrun on CPUs starts several trainings of one process each, which write to the same folder"
-    ),
-}
+WAITS_FOR = {}
 # Blocks that name models which have to be trained first; `make slow` runs each file of tests in a process of its own.
 TRAINED = r"(?<![\w/])(runs/demo|runs/calibrated|MODEL)\b"
 

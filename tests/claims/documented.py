@@ -106,11 +106,17 @@ def inline_commands():
             text = "".join(f"{line.partition('#')[2]}\n" for line in text.splitlines())
         else:
             text = FENCED.sub(lambda match: "\n" * match[0].count("\n"), text)
-        for match in INLINE.finditer(text):
-            command = " ".join(match[1].split())
-            if command.partition(" ")[0] in PROGRAMS and " " in command and "…" not in command:
-                line = text.count("\n", 0, match.start()) + 1
-                found.append(Block(path.relative_to(ROOT).as_posix(), line, "inline", f"{command}\n"))
+        found += commands_in(text, path.relative_to(ROOT).as_posix())
+    return found
+
+
+def commands_in(text, source):
+    """`list[Block]`: the commands between backticks of a text."""
+    found = []
+    for match in INLINE.finditer(text):
+        command = " ".join(match[1].split())
+        if command.partition(" ")[0] in PROGRAMS and " " in command and "…" not in command:
+            found.append(Block(source, text.count("\n", 0, match.start()) + 1, "inline", f"{command}\n"))
     return found
 
 

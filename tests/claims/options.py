@@ -10,7 +10,7 @@ from transformers import HfArgumentParser
 from modeling_aver.cli import app
 from modeling_aver.training.arguments import AverTrainingArguments, DataArguments, ModelArguments
 
-from .documented import ROOT
+from .documented import ROOT, commands_in
 
 
 def find_problem(command):
@@ -27,6 +27,16 @@ def find_problem(command):
     if words[0] == "python" and words[1].endswith(".py") and not _is_file(words[1]):
         return f"there is no file {words[1]}"
     return None
+
+
+def commands_in_help(command=None, name="aver"):
+    """`list[Block]`: the commands that the help of `aver` and of each of its commands names."""
+    command = command or typer.main.get_command(app)
+    texts = [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+    found = [block for text in texts for block in commands_in(text, f"{name} --help")]
+    for word, child in getattr(command, "commands", {}).items():
+        found += commands_in_help(child, f"{name} {word}")
+    return found
 
 
 def _of_aver(words):

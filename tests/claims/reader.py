@@ -125,6 +125,8 @@ class Reader:
         (folder / ".venv").symlink_to(self.environment)
         for name in self.named_in(text):
             self._hand_over(name, folder / name)
+        if "org/name" in text:
+            self.hub.commit("org/name", {path.name: path.read_bytes() for path in self._made("MODEL").iterdir()})
         return folder
 
     def named_in(self, text):
@@ -192,12 +194,17 @@ class Reader:
 
     # ── the reader's things ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _hand_over(self, name, target):
+    def _made(self, name):
+        """`Path` of a thing that is made once."""
         make = self.things[name]
         made = self.root / "things" / make.__name__
         if not made.exists():
             made.parent.mkdir(exist_ok=True)
             make(made)
+        return made
+
+    def _hand_over(self, name, target):
+        made = self._made(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if made.is_dir():
             shutil.copytree(made, target, symlinks=True)

@@ -1,7 +1,8 @@
 """Stands in for pip, which needs the network: `pip install …` of this project, checked against pyproject.toml.
 
-It succeeds where pip would look for the project's own name or folder with extras that exist; anything else that a page
-tells its reader to install is an error. Nothing is installed: the harness skips blocks whose extras are missing.
+It succeeds for the project's own name or folder with extras that exist, and for packages that pyproject.toml requires;
+anything else that a page tells its reader to install is an error. Nothing is installed: the harness skips blocks whose
+extras are missing.
 """
 
 import re
@@ -30,15 +31,18 @@ def main(arguments):
 
 
 def check(requirement):
-    """Exits unless the requirement is this project with extras that it has."""
+    """Exits unless the requirement is this project with extras that it has, or a package that it requires."""
     try:
         # A folder is no requirement to `packaging`, but becomes one by the project's name.
         parsed = Requirement(re.sub(r"^\.(?=\[|$)", PROJECT, requirement))
     except InvalidRequirement as error:
         sys.exit(f"pip: {requirement}: {error}")
+    pyproject = Path("pyproject.toml").read_text(encoding="utf-8")
+    known = extras(pyproject)
     if parsed.name != PROJECT:
-        sys.exit(f"pip: {requirement} is not this project, and no other is known here")
-    known = extras(Path("pyproject.toml").read_text(encoding="utf-8"))
+        if parsed.name not in required_names(pyproject):
+            sys.exit(f"pip: {requirement} is neither this project nor a package that it requires")
+        return
     if unknown := parsed.extras - known.keys():
         sys.exit(f"pip: {requirement}: no extra {', '.join(sorted(unknown))}, only {', '.join(known)}")
 
@@ -48,6 +52,13 @@ def extras(pyproject):
     section = re.search(r"^\[project\.optional-dependencies\]\n(.*?)(?=^\[)", pyproject, re.MULTILINE | re.DOTALL)[1]
     found = re.findall(r"^([\w-]+) = \[(.*?)\](?=\s*(?:#|$))", section, re.MULTILINE | re.DOTALL)
     return {name: re.findall(r'"([^"]+)"', requirements) for name, requirements in found}
+
+
+def required_names(pyproject):
+    """`set[str]`: names of the packages that the project or one of its extras requires."""
+    always = re.search(r"^dependencies = \[(.*?)^\]", pyproject, re.MULTILINE | re.DOTALL)[1]
+    lines = re.findall(r'"([^"]+)"', always) + sum(extras(pyproject).values(), [])
+    return {Requirement(line).name for line in lines}
 
 
 if __name__ == "__main__":
