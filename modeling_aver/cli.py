@@ -20,7 +20,15 @@ Videos = Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video fi
 Streams = Annotated[str, typer.Option(help="both, audio or video.")]
 FeaturesFolder = Annotated[Path | None, typer.Option(help="Features that are there, a table a clip.")]
 OpenFace = Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")]
+OpenFaceModels = Annotated[
+    str | None, typer.Option(help="Folder with OpenFace's model/ and AU_predictors/, or a landmark model in it.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="Seconds OpenFace may take for a clip of up to a minute (600); longer ones get more."),
+]
 CremaDFolder = Annotated[Path | None, typer.Option(help="CREMA-D's folder; without it, the six clips carried.")]
+OPENFACE_WINDOW = 3.0  # seconds that OpenFace is calibrated on in long recordings, as the clips that models train on
 ExtractedFolder = Annotated[str | None, typer.Option(help="What `aver extract` wrote of these clips.")]
 
 
@@ -161,8 +169,13 @@ def extract(
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: none beside this. Default: cores.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that is not done.")] = False,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     static: Annotated[bool | None, typer.Option("--static", help="OpenFace without calibration on the clip.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that OpenFace may take for a clip.")] = None,
+    calibration_window: Annotated[
+        float | None,
+        typer.Option(help="Calibrate OpenFace on stretches of about so many seconds: 3 for timelines."),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="MediaPipe's face_landmarker.task.")] = None,
 ):
     """Writes features of the face for each video; started again, goes on where it stopped."""
@@ -170,7 +183,8 @@ def extract(
     from .features.extract import default_workers, extract_clips, find_extractor
     from .features.progress import clip_progress
 
-    extractor = find_extractor(backend, openface=openface, static=static, timeout=timeout, model=model)
+    options = {"openface": openface, "openface_models": openface_models, "timeout": timeout, "model": model}
+    extractor = find_extractor(backend, static=static, calibration_window=calibration_window, **options)
     found, name = this_share(find_clips(videos))
     workers = default_workers() if workers is None else workers
     with clip_progress(sum(map(len, found))) as watch:
@@ -190,6 +204,8 @@ def predict(
     streams: Streams = "both",
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     profile: Annotated[Path | None, typer.Option(help="Of the one person in all videos, from aver enroll.")] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Emotions over time, for any length.")] = False,
     window: Annotated[float | None, typer.Option(help="Seconds of a timeline's window: 3.")] = None,
@@ -208,7 +224,8 @@ def predict(
     recognize = load_pipeline(_saved(model), profile, runtime)
     faces = None
     if streams != "audio":
-        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
+        options = _openface_options(openface, openface_models, timeout, timing and timing["window"])
+        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
     with quiet_natives(), prediction_progress(len(found[0])) as watch:
         predictions = predict_clips(
             recognize,
@@ -234,6 +251,8 @@ def sync(
     max_shift: Annotated[float, typer.Option(help="Seconds searched either way.")] = 1.0,
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
 ):
     """Estimates by how many seconds the video is late (negative: early), by which frames the model finds alike."""
     from .features.clips import find_clips
@@ -242,7 +261,8 @@ def sync(
     from .inference.sync import find_offsets, print_offsets, write_offsets
 
     found, recognize = find_clips(videos), load_pipeline(_saved(model))
-    faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
+    options = _openface_options(openface, openface_models, timeout, OPENFACE_WINDOW)
+    faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
     with quiet_natives(), prediction_progress(len(found[0]), "sync") as watch:
         done, failed = find_offsets(recognize, found, faces, max_shift, watch)
     print_offsets(done, failed)
@@ -262,6 +282,8 @@ def explain(
     hop: Annotated[float, typer.Option(help="Seconds from one hidden stretch to the next.")] = 0.25,
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
 ):
     """Draws which second of which stream moved the answer, and which moments of the other each stream attended to."""
     from .features.clips import find_clips
@@ -273,7 +295,8 @@ def explain(
     check_streams(streams)
     found, recognize, faces = find_clips(videos), load_pipeline(_saved(model)), None
     if streams != "audio":
-        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, openface=openface)
+        options = _openface_options(openface, openface_models, timeout)
+        faces = find_faces(recognize.processor.feature_extractor, action_units_folder, **options)
     with quiet_natives(), prediction_progress(len(found[0]), "explain") as watch:
         done, failed = explain_clips(recognize, found, faces, out, streams, occluded, hop, watch)
     print_explanations(done, failed)
@@ -291,6 +314,8 @@ def enroll(
     streams: Streams = "both",
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
 ):
     """Writes a person's profile from recordings without labels: what is usual for their face and voice."""
     from .features.clips import find_clips
@@ -304,7 +329,8 @@ def enroll(
     if processor.feature_extractor.action_unit_mean is None:
         streams = "audio"  # of the face, nothing would enter
     if streams != "audio":
-        faces = find_faces(processor.feature_extractor, action_units_folder, openface=openface)
+        options = _openface_options(openface, openface_models, timeout, OPENFACE_WINDOW)
+        faces = find_faces(processor.feature_extractor, action_units_folder, **options)
     profile, failed = enroll_speaker(network, processor, found, faces, streams)
     profile.save(out)
     failed.update((outcome.clip, outcome.reason) for outcome in skipped)
@@ -317,6 +343,8 @@ def web_app(
     host: Annotated[str, typer.Option(help="Address to listen at; this one is for this machine alone.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free from 7860.")] = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     max_seconds: Annotated[float, typer.Option(help="Of a clip.")] = 120.0,
     max_megabytes: Annotated[float, typer.Option(help="Of a clip's file.")] = 100.0,
     space: Annotated[
@@ -333,7 +361,8 @@ def web_app(
     from .inference.web_page import serve
 
     limits = Limits(round(max_megabytes * 2**20), max_seconds)
-    page = serve(_saved(model), host, port, limits, wait=False, openface=openface)
+    options = _openface_options(openface, openface_models, timeout, OPENFACE_WINDOW)
+    page = serve(_saved(model), host, port, limits, wait=False, **options)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
 
@@ -405,6 +434,12 @@ def export_torch_command(
     from .inference.export import export_torch, print_export
 
     print_export(export_torch(*_load(model), out), out)
+
+
+def _openface_options(openface, openface_models, timeout, calibration_window=None):
+    """Options of `find_openface`, for `find_faces`; a window where recordings are longer than training clips."""
+    names = ("openface", "openface_models", "timeout", "calibration_window")
+    return dict(zip(names, (openface, openface_models, timeout, calibration_window), strict=True))
 
 
 def _load(model):

@@ -1,6 +1,7 @@
 """Which clips a run is about: files and folders in, every video once, and its share where several processes run."""
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,10 @@ VIDEO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Clip:
-    """A video, and the name of its features: its path under the folder that was given, without suffix."""
+    """
+    A video, and the name of its features: its path under the folder that was given, without suffix, unless another
+    clip has the same: see [`distinct_names`].
+    """
 
     path: Path
     name: str
@@ -44,12 +48,41 @@ def find_clips(sources):
         places = ", ".join(map(str, sources))
         raise MediaError(f"No video under {places}. Looked for files in {', '.join(sorted(VIDEO_SUFFIXES))}.")
     clips = {}
-    for clip in candidates:
+    for clip in distinct_names(candidates):
         first = clips.setdefault(clip.name, clip)
         if os.path.abspath(first.path) != os.path.abspath(clip.path):
             reason = f"has the same name as {first.path}, so its features would take that one's place"
             skipped.append(Outcome(str(clip.path), "skipped", reason))
     return [clips[name] for name in sorted(clips)], skipped
+
+
+def distinct_names(clips):
+    """
+    Clips under names of their own. Where two videos have one name, all of that name take longer ones: with their
+    suffix (`a.mp4`, `a.mkv`), else with the name of their folder as well (`first/a.mp4`, `second/a.mp4`).
+
+    Args:
+        clips (`list[Clip]`)
+
+    Returns:
+        `list[Clip]`: in the same order. Clips that even then have one name keep it.
+    """
+    for lengthen in (_with_suffix, _with_folder):
+        paths = defaultdict(set)
+        for clip in clips:
+            paths[clip.name].add(os.path.abspath(clip.path))
+        clips = [lengthen(clip) if len(paths[clip.name]) > 1 else clip for clip in clips]
+    return clips
+
+
+def _with_suffix(clip):
+    return Clip(clip.path, f"{clip.name}{clip.path.suffix}")
+
+
+def _with_folder(clip):
+    """The name below the folder that holds all of it: of `x/first/a.mp4` with the name `a.mp4`, `first/a.mp4`."""
+    parents = Path(os.path.abspath(clip.path)).parents
+    return Clip(clip.path, f"{parents[clip.name.count('/')].name}/{clip.name}".lstrip("/"))
 
 
 def this_share(found):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 STATUSES = {
     "done": "features are there",
+    "doubtful": "features are there, but may mix two people or scenes",
     "no_face": "no face in any frame: the table is there, with every frame failed",
     "corrupt": "the file cannot be used",
     "failed": "the extractor failed, the file may be sound",

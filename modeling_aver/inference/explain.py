@@ -13,7 +13,7 @@ from ..features.whole import write_whole
 from ..windows import whole
 from .explanation_pictures import STREAM_WORDS, alignment_picture, attention_picture, occlusion_picture
 from .onnx_model import check_installed
-from .recordings import open_recording
+from .recordings import log_notes, open_recording
 from .sync import estimate_offset
 
 OCCLUDED = 0.5  # seconds that are hidden at a time
@@ -254,6 +254,7 @@ def explain_clips(recognize, found, faces, out, streams="both", occluded=OCCLUDE
     for clip in found[0]:
         try:
             window = whole(open_recording(clip.path, faces, streams=streams, name=clip.name, **rates))
+            log_notes(clip.name, window.notes)
             done[clip.name] = explain_window(recognize, window, occluded, hop)
         except (MediaError, ExtractionError, ValueError) as error:
             failed[str(clip.path)] = str(error)

@@ -14,6 +14,7 @@ from ..features import (
     face_frames,
     find_extractor,
 )
+from ..features.clock import calibration_note, on_stream_clock
 
 CHOICES = (
     "Give features that are there already (--action-units-folder FOLDER, a table a clip), or go by the sound alone "
@@ -32,9 +33,9 @@ class FacesOfExtractor:
         """[`FeatureIdentity`]: who makes the features."""
         return self.extractor.identity
 
-    def frames(self, path, name):
-        """(seconds, features, success) of one frame after another of the video at `path`."""
-        return face_frames(self.extractor, path)
+    def frames(self, path, name, notes=None):
+        """(seconds, features, success) of one frame after another of the video at `path`; adds to `notes`."""
+        return _noted(face_frames(self.extractor, path, notes), self.identity, notes)
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,28 @@ class FacesOfTables:
         """[`FeatureIdentity`]: who made the features."""
         return self.tables.identity
 
-    def frames(self, path, name):
-        """(seconds, features, success) of one frame after another of the clip `name`, or of that file name."""
-        yield from zip(*self.tables.read(name if name in self.tables else Path(name).name), strict=True)
+    def frames(self, path, name, notes=None):
+        """
+        (seconds, features, success) of one frame after another of the clip `name`, or of that file name; OpenFace's
+        at the timestamps of the video at `path`. Adds to `notes`.
+        """
+        path = Path(path)
+        names = (f"{name}{path.suffix}", name, path.name, Path(name).name)
+        found = next((one for one in names if one in self.tables), names[-1])
+        track = on_stream_clock(self.tables.read(found), path, f"table {found}")
+        if notes is not None:
+            notes.extend(track.doubts)
+        yield from _noted(zip(*track, strict=True), track.identity, notes)
+
+
+def _noted(frames, identity, notes):
+    """The frames; then a note where OpenFace's calibration matters for a recording of their length."""
+    seconds = 0.0
+    for row in frames:
+        seconds = row[0]
+        yield row
+    if notes is not None and identity is not None and (note := calibration_note(identity, seconds)):
+        notes.append(note)
 
 
 def find_faces(processor, action_units_folder=None, extractor=None, **options):
@@ -97,11 +117,18 @@ def _extractor_of(trained, options):
         raise ValueError(f"The model does not say which features of the face it was trained on. {CHOICES}")
     if trained.name not in ("mediapipe", "openface"):
         raise ValueError(f"The model was trained on features of {trained}, which nothing here makes. {CHOICES}")
-    if trained.name == "openface":
-        options = {**options, "static": trained.settings.get("calibration") == "static"}
     try:
-        return find_extractor(trained.name, **(options if trained.name == "openface" else {}))
+        return _openface_like(trained, options) if trained.name == "openface" else find_extractor(trained.name)
     except ExtractorUnavailableError as error:
         raise ExtractorUnavailableError(
             f"The model was trained on features of {trained}, which cannot be made here: {error} Otherwise: {CHOICES}"
         ) from error
+
+
+def _openface_like(trained, options):
+    """OpenFace calibrated as it was for training; tried out before any clip is read."""
+    window = trained.settings.get("calibration_window")
+    options = {**options, "static": trained.settings.get("calibration") == "static"}
+    extractor = find_extractor("openface", **options if window is None else {**options, "calibration_window": window})
+    extractor.check_installation()
+    return extractor
