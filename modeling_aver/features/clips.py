@@ -11,6 +11,7 @@ from .report import Outcome
 VIDEO_SUFFIXES = frozenset(
     ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
 )
+MOST_FOLDERS = 64  # that a name can grow by
 
 
 @dataclass(frozen=True)
@@ -56,33 +57,31 @@ def find_clips(sources):
     return [clips[name] for name in sorted(clips)], skipped
 
 
-def distinct_names(clips):
+def distinct_names(clips: list[Clip]) -> list[Clip]:
     """
-    Clips under names of their own. Where two videos have one name, all of that name take longer ones: with their
-    suffix (`a.mp4`, `a.mkv`), else with the name of their folder as well (`first/a.mp4`, `second/a.mp4`).
-
-    Args:
-        clips (`list[Clip]`)
+    Clips under names of their own. Where two files have one name, all of that name take longer ones: with their suffix
+    (`a.mp4`, `a.mkv`), then with as many of their folders as it takes (`first/a.mp4`, `second/a.mp4`).
 
     Returns:
-        `list[Clip]`: in the same order. Clips that even then have one name keep it.
+        `list[Clip]`: in the same order.
     """
-    for lengthen in (_with_suffix, _with_folder):
+    for _ in range(MOST_FOLDERS):
         paths = defaultdict(set)
         for clip in clips:
             paths[clip.name].add(os.path.abspath(clip.path))
-        clips = [lengthen(clip) if len(paths[clip.name]) > 1 else clip for clip in clips]
+        if all(len(files) == 1 for files in paths.values()):
+            break
+        clips = [_lengthened(clip) if len(paths[clip.name]) > 1 else clip for clip in clips]
     return clips
 
 
-def _with_suffix(clip):
-    return Clip(clip.path, f"{clip.name}{clip.path.suffix}")
-
-
-def _with_folder(clip):
-    """The name below the folder that holds all of it: of `x/first/a.mp4` with the name `a.mp4`, `first/a.mp4`."""
+def _lengthened(clip):
+    """The name with the suffix; then from one folder further up: of `x/first/a.mp4`, `first/a.mp4`."""
+    if not clip.name.endswith(clip.path.suffix):
+        return Clip(clip.path, f"{clip.name}{clip.path.suffix}")
     parents = Path(os.path.abspath(clip.path)).parents
-    return Clip(clip.path, f"{parents[clip.name.count('/')].name}/{clip.name}".lstrip("/"))
+    above = parents[min(clip.name.count("/"), len(parents) - 1)].name
+    return Clip(clip.path, f"{above}/{clip.name}" if above else clip.name)
 
 
 def this_share(found):
