@@ -383,7 +383,8 @@ def test_a_broken_installation_is_one_line_over_processes_too(folder, tmp_path):
     program = write_openface(tmp_path / "OpenFace", units=False)
     with start(folder, "--out", tmp_path / "out", "--backend", "openface", "--openface", program) as process:
         output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1 and len(output.splitlines()) == 1 and "lacks model files" in output
+    assert process.returncode == 1 and output.count("lacks model files") == 1 and "Traceback" not in output
+    assert len((program.parent / "calls.txt").read_text().splitlines()) == 1
 
 
 def test_a_clip_with_a_cut_is_doubtful_also_in_a_later_run(tmp_path):
