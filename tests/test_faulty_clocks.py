@@ -307,6 +307,7 @@ def aver(*arguments):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
+@pytest.mark.slow
 def test_a_timeline_is_calibrated_window_by_window_and_says_so(openface_model, tmp_path):
     program = write_openface(tmp_path / "OpenFace")
     video = write_video(tmp_path / "clip.mkv", range(0, 6000, 100), sound=tone(6.0))

@@ -342,6 +342,7 @@ def bright(path, levels, rate=10):
     return path
 
 
+@pytest.mark.slow
 def test_a_long_recording_is_calibrated_window_by_window_as_utterances_are(tmp_path, program):
     parts = [[40 + 2 * index for index in range(30)], [150 - index for index in range(30)]]
     alone = [bright(tmp_path / f"{index}.mkv", levels) for index, levels in enumerate(parts)]
@@ -367,6 +368,7 @@ def test_static_features_need_no_windows(tmp_path, program):
 # ── one person ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_cut_to_another_scene_is_a_doubt_and_talking_is_none(tmp_path, program):
     frames, _ = remade_clip(0)
     others = [(second, np.ascontiguousarray(pixels[:, ::-1] // 2 + 60)) for second, pixels in remade_clip(3)[0]]
