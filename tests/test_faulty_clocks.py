@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from conftest import aver_config, aver_model
 from made_up_extractor import Brightness
 from made_up_media import MILLISECOND, tone, write_sound, write_video
 from made_up_openface import write_openface
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from datasets_scripts import load_clips
 from datasets_scripts.tracks import TrackFolder
+from modeling_aver import AverProcessor
 from modeling_aver.cli import app
 from modeling_aver.features import (
     ACTION_UNITS,
@@ -346,3 +348,22 @@ def test_a_doubtful_clip_says_so_in_its_answer(openface_model, tmp_path):
 def test_every_command_that_runs_openface_takes_its_timeout_and_models(command):
     names = {name for one in get_command(app).commands[command].params for name in one.opts}
     assert {"--openface", "--openface-models", "--timeout"} <= names
+
+
+@pytest.mark.parametrize("command", ["predict", "sync", "explain", "enroll"])
+def test_openface_options_reach_openface_before_any_clip_is_read(tmp_path, command):
+    config = aver_config(num_action_units=35, feature_identity={"name": "openface"})
+    aver_model(config).save_pretrained(tmp_path / "model")
+    scale = {"action_unit_mean": [0.3] * 35, "action_unit_std": [0.5] * 35}
+    AverProcessor.from_config(config, **scale).save_pretrained(tmp_path / "model")
+    program = write_openface(tmp_path / "OpenFace")
+    arguments = [command, write_video(tmp_path / "clip.mkv"), "--model", tmp_path / "model", "--openface", program]
+    arguments += [] if command in ("predict", "sync") else ["--out", tmp_path / "out"]
+    refusals = {
+        ("--openface-models", "nowhere"): "models are not at .*nowhere",
+        ("--timeout", "-1"): r"`timeout` \(-1.0\) must be a positive number",
+        ("--face-landmarker", "x.task"): r"`face_landmarker` \(x.task\) is no option of the backend openface",
+    }
+    for option, reason in refusals.items():
+        assert re.search(reason, str(aver(*arguments, *option).exception))
+    assert not (program.parent / "calls.txt").exists()
