@@ -10,6 +10,7 @@ import datasets
 import pandas as pd
 
 from modeling_aver.features import MediaError, read_audio
+from modeling_aver.features.clock import on_stream_clock
 from modeling_aver.features.media import one_line
 
 from .schema import ClipBuilder, ClipConfig, load, stream_columns
@@ -103,8 +104,11 @@ class Clips(ClipBuilder):
             known = ", ".join(self.config.labels)
             raise MediaError(f"label of {row['file']} ({row['label']}) must be one of {known}.")
         path = Path(self.config.data_dir) / row["file"]
+        waveform, track = read_audio(path), self._track(utterance_id)
+        if track is not None:
+            track = on_stream_clock(track, path, f"table of {utterance_id}")
         return {
-            **stream_columns(utterance_id, read_audio(path), self._track(utterance_id)),
+            **stream_columns(utterance_id, waveform, track),
             "label": row["label"],
             "speaker_id": row["speaker"],
             "utterance_id": utterance_id,

@@ -21,6 +21,14 @@ Streams = Annotated[str, typer.Option(help="both, audio or video.")]
 Recordings = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Video or sound files, and folders of them.")]
 FeaturesFolder = Annotated[Path | None, typer.Option(help="Folder of precomputed features, one table per clip.")]
 OpenFace = Annotated[str | None, typer.Option(help="OpenFace's program, folder or container.")]
+OpenFaceModels = Annotated[
+    str | None, typer.Option(help="Folder with OpenFace's model/ and AU_predictors/, or a landmark model in it.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(help="Seconds OpenFace may take for a clip of up to a minute (600); longer ones get more."),
+]
+OPENFACE_WINDOW = 3.0  # seconds that OpenFace is calibrated on in long recordings, as the clips that models train on
 FaceLandmarker = Annotated[
     Path | None, typer.Option(metavar="FILE", help="MediaPipe's model file, face_landmarker.task.")
 ]
@@ -48,14 +56,27 @@ def _find_clips(paths, streams):
     return find_clips(paths, sound=streams != "video")
 
 
-def _find_faces(model, streams, action_units_folder, **options):
+def _extractor_options(openface, openface_models, timeout, face_landmarker, calibration_window=None):
+    """The options of both extractors as `find_extractor` names them, without those that were not given."""
+    options = {
+        "openface": openface,
+        "openface_models": openface_models,
+        "timeout": timeout,
+        "face_landmarker": face_landmarker,
+        "calibration_window": calibration_window,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _find_faces(model, streams, action_units_folder, options, choices=None):
     """Where face features come from, by the model's processor, before its weights are loaded; `None` for sound."""
     from .inference import find_faces, load_settings
+    from .inference.faces import CHOICES
 
     if streams == "audio":
         return None
     _, processor = load_settings(_saved(model))
-    return find_faces(processor.feature_extractor, action_units_folder, **options)
+    return find_faces(processor.feature_extractor, action_units_folder, choices=choices or CHOICES, **options)
 
 
 def _load_crema_d(data_dir, action_units_folder):
@@ -213,8 +234,13 @@ def extract(
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: none beside this. Default: cores.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that is not done.")] = False,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     static: Annotated[bool | None, typer.Option("--static", help="OpenFace without calibration on the clip.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that OpenFace may take for a clip.")] = None,
+    calibration_window: Annotated[
+        float | None,
+        typer.Option(help="Calibrate OpenFace on stretches of about so many seconds: 3 for timelines."),
+    ] = None,
     face_landmarker: FaceLandmarker = None,
     model: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ):
@@ -227,8 +253,8 @@ def extract(
     if model is not None:
         typer.echo("aver: --model of `aver extract` is deprecated: use --face-landmarker.", err=True)
         face_landmarker = face_landmarker or model
-    options = {"openface": openface, "static": static, "timeout": timeout, "face_landmarker": face_landmarker}
-    extractor = find_extractor(backend, **options)
+    options = _extractor_options(openface, openface_models, timeout, face_landmarker, calibration_window)
+    extractor = find_extractor(backend, static=static, **options)
     found, name = this_share(find_clips(videos))
     workers = default_workers() if workers is None else workers
     with clip_progress(sum(map(len, found))) as watch:
@@ -237,8 +263,8 @@ def extract(
         )
     typer.echo(report.to_text())
     if name == "report":  # under a launcher, which ends all processes where one fails, the reports say what is missing
-        missing = missing_reasons(report.outcomes)
-        _exit_with_missing(report.counts["done"] or not missing, missing)
+        missing, done = missing_reasons(report.outcomes), report.counts["done"] + report.counts["doubtful"]
+        _exit_with_missing(done or not missing, missing)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -249,6 +275,8 @@ def predict(
     streams: Streams = "both",
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     face_landmarker: FaceLandmarker = None,
     profile: Annotated[
         Path | None, typer.Option(help="Speaker profile to apply to all videos (from `aver enroll`).")
@@ -273,7 +301,8 @@ def predict(
     if runtime == "onnx":
         check_installed("onnxruntime")
     found = _find_clips(videos, streams)
-    faces = _find_faces(model, streams, action_units_folder, openface=openface, face_landmarker=face_landmarker)
+    options = _extractor_options(openface, openface_models, timeout, face_landmarker, timing and timing["window"])
+    faces = _find_faces(model, streams, action_units_folder, options)
     recognize = load_pipeline(_saved(model), profile, runtime)
     with quiet_natives(), prediction_progress(len(found[0])) as watch:
         predictions = predict_clips(
@@ -299,6 +328,8 @@ def sync(
     max_shift: Annotated[float, typer.Option(help="Seconds searched either way.")] = 1.0,
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     face_landmarker: FaceLandmarker = None,
 ):
     """Estimates by how many seconds the video is late (negative: early), by which frames the model finds alike."""
@@ -312,8 +343,8 @@ def sync(
     found, (config, _) = find_clips(videos), load_settings(_saved(model))
     check_matching(config)
     check_frames(config)
-    options = {"openface": openface, "face_landmarker": face_landmarker, "choices": TABLES_CHOICE}
-    faces = _find_faces(model, "both", action_units_folder, **options)
+    options = _extractor_options(openface, openface_models, timeout, face_landmarker, OPENFACE_WINDOW)
+    faces = _find_faces(model, "both", action_units_folder, options, TABLES_CHOICE)
     recognize = load_pipeline(model, runtime="torch")
     with quiet_natives(), prediction_progress(len(found[0]), "sync") as watch:
         done, failed = find_offsets(recognize, found, faces, max_shift, watch)
@@ -335,6 +366,8 @@ def explain(
     hop: Annotated[float, typer.Option(help="Seconds from one hidden stretch to the next.")] = 0.25,
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     face_landmarker: FaceLandmarker = None,
 ):
     """Draws which second of which stream moved the answer, and which moments of the other each stream attended to."""
@@ -347,7 +380,8 @@ def explain(
     check_streams(streams)
     check_installed("matplotlib", extra="plot")
     found = _find_clips(videos, streams)
-    faces = _find_faces(model, streams, action_units_folder, openface=openface, face_landmarker=face_landmarker)
+    options = _extractor_options(openface, openface_models, timeout, face_landmarker)
+    faces = _find_faces(model, streams, action_units_folder, options)
     recognize = load_pipeline(_saved(model), runtime="torch")
     with quiet_natives(), prediction_progress(len(found[0]), "explain") as watch:
         done, failed = explain_clips(recognize, found, faces, out, streams, occluded, hop, watch)
@@ -366,6 +400,8 @@ def enroll(
     streams: Streams = "both",
     action_units_folder: FeaturesFolder = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     face_landmarker: FaceLandmarker = None,
 ):
     """Writes a person's profile from recordings without labels: what is usual for their face and voice."""
@@ -378,7 +414,8 @@ def enroll(
     _, processor = load_settings(_saved(model))
     if processor.feature_extractor.action_unit_mean is None:
         streams = "audio"  # of the face, nothing would enter
-    faces = _find_faces(model, streams, action_units_folder, openface=openface, face_landmarker=face_landmarker)
+    options = _extractor_options(openface, openface_models, timeout, face_landmarker, OPENFACE_WINDOW)
+    faces = _find_faces(model, streams, action_units_folder, options)
     profile, failed = enroll_speaker(*_load(model), found, faces, streams)
     profile.save(out)
     failed.update(missing_reasons(skipped))
@@ -394,6 +431,8 @@ def web_app(
     ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free from 7860.")] = None,
     openface: OpenFace = None,
+    openface_models: OpenFaceModels = None,
+    timeout: Timeout = None,
     face_landmarker: FaceLandmarker = None,
     max_seconds: Annotated[float, typer.Option(help="Longest clip, in seconds.")] = 120.0,
     max_megabytes: Annotated[float, typer.Option(help="Largest file of a clip, in MB.")] = 100.0,
@@ -410,9 +449,8 @@ def web_app(
     from .inference.web_page import serve
 
     limits = Limits(round(max_megabytes * 2**20), max_seconds)
-    extractor = {"openface": openface, "face_landmarker": face_landmarker}
-    given = {name: value for name, value in extractor.items() if value is not None}
-    page = serve(model, host, port, limits, wait=False, **given)
+    options = _extractor_options(openface, openface_models, timeout, face_landmarker)
+    page = serve(model, host, port, limits, wait=False, **options)
     typer.echo(f"The page is at {page.local_url} until Ctrl-C.")
     page.block_thread()
 

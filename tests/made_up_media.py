@@ -9,7 +9,7 @@ MILLISECOND = Fraction(1, 1000)
 
 
 def write_video(
-    path, milliseconds=range(0, 400, 40), size=(32, 24), sound=None, sound_start=0, codec="mpeg4", **options
+    path, milliseconds=range(0, 400, 40), size=(64, 48), sound=None, sound_start=0, codec="mpeg4", **options
 ):
     """A video whose frame `i` is shown at `milliseconds[i]` and is as bright as `i`; `sound` from `tone`, if any."""
     with av.open(str(path), "w", options={key: str(value) for key, value in options.items()}) as container:

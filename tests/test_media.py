@@ -131,14 +131,14 @@ def test_frames_are_read_one_at_a_time(tmp_path, monkeypatch):
 def test_a_phones_video_is_turned_upright(tmp_path):
     video = write_video(tmp_path / "clip.mp4")
     _, upright = next(read_frames(video))
-    assert upright.shape == (24, 32, 3) and upright[:8, :8].mean() > 200 > upright[:8, -8:].mean()
+    assert upright.shape == (48, 64, 3) and upright[:8, :8].mean() > 200 > upright[:8, -8:].mean()
     content = video.read_bytes()
     start = content.index(b"tkhd") + 44  # the matrix of the track's header, 16.16 fixed point
     quarter = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]  # the player turns the picture clockwise
     matrix = b"".join(number.to_bytes(4, "big", signed=True) for number in quarter)
     video.write_bytes(content[:start] + matrix + content[start + 36 :])
     _, turned = next(read_frames(video))
-    assert turned.shape == (32, 24, 3)
+    assert turned.shape == (64, 48, 3)
     assert turned[:8, -8:].mean() > 200 > turned[:8, :8].mean()  # white went from upper left to upper right
 
 

@@ -5,13 +5,21 @@ has run in these tests.
 """
 
 import os
+import re
+import signal
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from made_up_media import cut, write_video
-from made_up_openface import write_openface, write_runtime
+from faults import full_disk
+from made_up_media import MILLISECOND, cut, tone, write_video
+from made_up_openface import write_models, write_openface, write_runtime
+from remade_media import CLIPS, remake
+from remade_media import clip as remade_clip
 
 from datasets_scripts import SAMPLE_DIR
 from modeling_aver.features import (
@@ -21,9 +29,12 @@ from modeling_aver.features import (
     MediaError,
     find_extractor,
     openface,
+    read_frames,
     read_openface,
     read_timestamps,
 )
+from modeling_aver.features.face_jumps import find_jumps
+from modeling_aver.features.upright import picture_facts, upright_pieces
 
 REAL = SAMPLE_DIR / "OpenFace" / "1001_DFA_ANG_XX.csv"
 HEADER = ["frame", "timestamp", "confidence", "success", *ACTION_UNITS]
@@ -139,20 +150,33 @@ def program(tmp_path):
     return write_openface(tmp_path / "OpenFace")
 
 
-def clip(tmp_path, name="clip.mp4", milliseconds=UNEVEN):
-    return write_video(tmp_path / name, milliseconds)
+EVEN = range(0, 240, 40)
+
+
+def clip(tmp_path, name="clip.mp4", milliseconds=EVEN, **options):
+    return write_video(tmp_path / name, milliseconds, **options)
+
+
+def calls(program):
+    """Arguments of each run of the stand-in."""
+    log = program.parent / "calls.txt"
+    return [line.split("\t") for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def column(track, name):
+    return track.features[:, ACTION_UNITS.index(name)]
 
 
 def test_features_come_with_the_streams_own_times_and_the_programs_digest(tmp_path, program):
     video = clip(tmp_path)
     extractor = find_extractor("openface", openface=program)
     timestamps, features, success = extractor.extract(video)
-    np.testing.assert_array_equal(timestamps, read_timestamps(video))  # the table itself says 0, 1/30, 2/30 …
+    np.testing.assert_array_equal(timestamps, read_timestamps(video))
     assert features.shape == (6, 35) and success.all()
     np.testing.assert_allclose(features[:, 0], 0.50 + np.arange(6) / 100, atol=1e-6)
     assert extractor.identity.version.startswith("sha256:") and extractor.identity.columns == ACTION_UNITS
-    (call,) = (program.parent / "calls.txt").read_text().splitlines()
-    assert call.split("\t")[:2] == ["-f", str(video)] and "-aus" in call.split("\t")
+    (call,) = calls(program)
+    assert call[:2] == ["-f", str(video)] and "-aus" in call
 
 
 def test_static_calibration_changes_values_and_identity(tmp_path, program):
@@ -171,11 +195,130 @@ def test_names_are_arguments_and_never_a_shells_words(tmp_path, program):
     assert not (tmp_path / "made").exists() and not Path("made").exists()
 
 
-def test_a_table_one_row_short_keeps_the_times_of_the_frames_it_has(tmp_path, program):
-    video = clip(tmp_path, "short.mp4")
-    np.testing.assert_array_equal(
-        find_extractor("openface", openface=program).extract(video).timestamps, read_timestamps(video)[:5]
-    )
+# ── the pictures and the clock that OpenCV gets ─────────────────────────────────────────────────────────────────────
+
+ONE = 1 << 16
+MATRICES = {
+    90: [0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30],
+    180: [-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30],
+    270: [0, -ONE, 0, ONE, 0, 0, 0, 0, 1 << 30],
+}
+
+
+def turn(video, degrees):
+    """Gives an MP4 a display matrix, as phones do, in the header of its track."""
+    content = video.read_bytes()
+    start = content.index(b"tkhd") + 44
+    matrix = b"".join(number.to_bytes(4, "big", signed=True) for number in MATRICES[degrees])
+    video.write_bytes(content[:start] + matrix + content[start + 36 :])
+    return video
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+@pytest.mark.parametrize("degrees", MATRICES)
+def test_openface_gets_a_rotated_video_upright(tmp_path, program, degrees, codec):
+    video = turn(clip(tmp_path, codec=codec), degrees)
+    track = find_extractor("openface", openface=program).extract(video)
+    expected = [pixels[: len(pixels) // 2, : pixels.shape[1] // 2].mean() / 51 for _, pixels in read_frames(video)]
+    np.testing.assert_allclose(column(track, "AU02_r"), expected, atol=0.02)
+    np.testing.assert_array_equal(track.timestamps, read_timestamps(video))
+    assert calls(program)[-1][1].endswith("copy.mkv")
+
+
+@pytest.mark.parametrize("degrees", [None, 90, 180, 270])
+def test_a_copy_holds_the_very_pixels_upright(tmp_path, degrees):
+    video = clip(tmp_path, size=(96, 64), codec="libx264")
+    if degrees is not None:
+        turn(video, degrees)
+    pictures = [pixels for _, pixels in read_frames(video)]
+    pieces = upright_pieces(video, tmp_path, [2, 4])
+    copied = [pixels for piece in pieces for _, pixels in read_frames(piece)]
+    np.testing.assert_array_equal(copied, pictures)
+    assert not list(tmp_path.glob("*.mkv"))
+
+
+def test_opencv_reads_a_copy_as_it_reads_an_upright_video(tmp_path):
+    cv2 = pytest.importorskip("cv2", reason="waits for OpenCV, by which OpenFace reads videos")
+    video = next(iter(sorted((SAMPLE_DIR / "VideoFlash").glob("*.flv"))))
+
+    def read(path):
+        capture, pictures = cv2.VideoCapture(str(path)), []
+        while (answer := capture.read())[0]:
+            pictures.append(answer[1])
+        return np.array(pictures)
+
+    (copied,) = [read(piece) for piece in upright_pieces(video, tmp_path, [len(read_timestamps(video))])]
+    np.testing.assert_array_equal(copied, read(video))
+
+
+CLOCKS = {
+    "variable rate": ("mkv", UNEVEN, {}),
+    "late picture": ("mkv", range(1500, 1900, 40), {"sound": tone(2.0)}),
+    "sound first": ("mp4", EVEN, {"sound_first": True}),
+}
+
+
+@pytest.mark.parametrize("kind", CLOCKS)
+def test_rows_have_the_streams_timestamps_where_openface_would_be_wrong(tmp_path, program, kind):
+    suffix, milliseconds, options = CLOCKS[kind]
+    if options.pop("sound_first", False):
+        video = sound_first(tmp_path / f"clip.{suffix}", milliseconds)
+    else:
+        video = clip(tmp_path, f"clip.{suffix}", milliseconds, **options)
+    track = find_extractor("openface", openface=program).extract(video)
+    np.testing.assert_allclose(track.timestamps, np.array(milliseconds) / 1000, atol=2e-3)
+    assert len(calls(program)) == 1 and calls(program)[0][1].endswith("copy.mkv")
+
+
+def sound_first(path, milliseconds):
+    """A file whose first stream is sound, which the real OpenFace crashes on."""
+    with av.open(str(path), "w") as container:
+        speaker = container.add_stream("aac", rate=16_000, layout="mono")
+        screen = container.add_stream("mpeg4", rate=25)
+        screen.width, screen.height, screen.pix_fmt = 64, 48, "yuv420p"
+        screen.codec_context.time_base = MILLISECOND
+        for pts in milliseconds:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 99, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = pts, MILLISECOND
+            container.mux(screen.encode(frame))
+        container.mux(screen.encode(None))
+        sound = tone(0.3)
+        sound.pts = 0
+        container.mux(speaker.encode(sound))
+        container.mux(speaker.encode(None))
+    return path
+
+
+def test_an_even_clip_goes_to_openface_as_it_is(tmp_path, program):
+    video = SAMPLE_DIR / "VideoFlash" / "1001_DFA_ANG_XX.flv"
+    assert not picture_facts(video).needs_copy
+    find_extractor("openface", openface=program).extract(video)
+    assert calls(program)[0][1] == str(video)
+
+
+# ── as many rows as frames ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["short", "off_by_one", "unreadable"])
+def test_what_opencv_reads_otherwise_is_read_again_from_a_copy(tmp_path, program, name):
+    video = clip(tmp_path, f"{name}.mp4")
+    track = find_extractor("openface", openface=program).extract(video)
+    np.testing.assert_array_equal(track.timestamps, read_timestamps(video))
+    assert [call[1].rpartition("/")[2] for call in calls(program)] == [f"{name}.mp4", "copy.mkv"]
+
+
+@pytest.mark.parametrize(
+    "behaviour, reason",
+    [
+        ("short", "wrote 3 rows for the 6 frames of clip.mp4"),
+        ("off_by_one", "wrote 5 rows for the 6 frames of clip.mp4"),
+        ("unreadable", "wrote no table for clip.mp4. It printed last: Failed to open the video file at location"),
+    ],
+)
+def test_a_table_that_is_short_of_a_row_is_refused(tmp_path, program, behaviour, reason):
+    (program.parent / "behave.txt").write_text(behaviour)
+    with pytest.raises(ExtractionError, match=reason):
+        find_extractor("openface", openface=program).extract(clip(tmp_path))
 
 
 def test_a_clip_without_a_face_is_a_track_of_failed_frames(tmp_path, program):
@@ -183,18 +326,141 @@ def test_a_clip_without_a_face_is_a_track_of_failed_frames(tmp_path, program):
     assert not track.success.any() and not track.features.any() and len(track.success) == 6
 
 
-def test_a_crash_names_clip_and_signal(tmp_path, program):
-    with pytest.raises(ExtractionError, match="ended with SIGSEGV at crash.mp4.*Reading the landmark detector"):
+# ── calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bright(path, levels, rate=10):
+    """A video of grey pictures with one bright stripe, each half a second one level brighter or darker."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in levels:
+            pixels = np.full((48, 64, 3), level, np.uint8)
+            pixels[:, :8] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.slow
+def test_a_long_recording_is_calibrated_window_by_window_as_utterances_are(tmp_path, program):
+    parts = [[40 + 2 * index for index in range(30)], [150 - index for index in range(30)]]
+    alone = [bright(tmp_path / f"{index}.mkv", levels) for index, levels in enumerate(parts)]
+    joined = bright(tmp_path / "joined.mkv", [*parts[0], *parts[1]])
+    whole, windows = (
+        find_extractor("openface", openface=program, calibration_window=seconds) for seconds in (None, 3.0)
+    )
+    expected = np.concatenate([column(whole.extract(video), "AU04_r") for video in alone])
+    np.testing.assert_allclose(column(windows.extract(joined), "AU04_r"), expected, atol=0.02)
+    assert np.abs(column(whole.extract(joined), "AU04_r") - expected).max() > 0.5
+    assert windows.identity.settings == {"calibration": "dynamic", "calibration_window": 3.0}
+    np.testing.assert_array_equal(windows.extract(joined).timestamps, read_timestamps(joined))
+    assert windows.extract(alone[0]).features.shape == (30, 35)  # one window: the file itself
+
+
+def test_static_features_need_no_windows(tmp_path, program):
+    video = bright(tmp_path / "long.mkv", range(40, 130))
+    extractor = find_extractor("openface", openface=program, static=True, calibration_window=3.0)
+    extractor.extract(video)
+    assert len(calls(program)) == 1 and extractor.identity.settings == {"calibration": "static"}
+
+
+# ── one person ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_a_cut_to_another_scene_is_a_doubt_and_talking_is_none(tmp_path, program):
+    frames, _ = remade_clip(0)
+    others = [(second, np.ascontiguousarray(pixels[:, ::-1] // 2 + 60)) for second, pixels in remade_clip(3)[0]]
+    step = frames[-1][0] + 1 / 30
+    video = remake(tmp_path / "cut.mp4", [*frames, *((step + second, pixels) for second, pixels in others)], None)
+    extractor = find_extractor("openface", openface=program)
+    (doubt,) = extractor.extract(video).doubts
+    assert float(re.search(r"The picture has a cut at (\S+) s\. If it is", doubt)[1]) == pytest.approx(step, abs=0.1)
+    for path in CLIPS:
+        assert extractor.extract(path).doubts == ()
+
+
+def test_a_face_that_jumps_is_a_doubt(tmp_path, program):
+    """Two people in one picture: the tracked head goes from the left to the right, with no cut of the scene."""
+    video = tmp_path / "jump.mkv"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for index in range(20):
+            pixels = np.full((240, 320, 3), 90, np.uint8)
+            pixels[100:140, :40] = 120 - 10 * (index >= 10)
+            pixels[100:140, -40:] = 110 + 10 * (index >= 10)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    (doubt,) = find_extractor("openface", openface=program).extract(video).doubts
+    assert doubt.startswith("The tracked face jumps at 0.40 s. If it is another person")
+
+
+def test_jumps_are_judged_by_the_time_between_frames():
+    times, success = np.array([0.0, 0.04, 0.08, 1.0, 1.04]), np.ones(5, bool)
+    poses = np.array([[0, 0, 600], [50, 0, 600], [250, 0, 600], [-400, 0, 600], [-400, 0, 400]], float)
+    assert find_jumps(times, poses, success) == [0.08, 1.04]  # 200 mm in 40 ms; in 0.92 s it may; 1.5 times as near
+    assert find_jumps(times, poses, success & (times != 0.04)) == [1.04]  # 250 mm in 80 ms: it may
+    assert find_jumps(times, np.full((5, 3), np.nan), success) == []
+
+
+# ── crashes, hangs and broken installations ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_crash_names_clip_and_signal_and_the_last_line_that_was_printed(tmp_path, program):
+    message = r"ended with SIGSEGV at crash.mp4. It printed last: INFO: this is the last line$"
+    with pytest.raises(ExtractionError, match=message):
         find_extractor("openface", openface=program).extract(clip(tmp_path, "crash.mp4"))
 
 
-def test_a_hang_is_stopped_with_all_that_it_started(tmp_path, program):
+def test_an_abort_shows_what_was_thrown(tmp_path, program):
+    message = r"ended with SIGABRT at aborts.mp4. It printed last: terminate called .*std::length_error.*what\(\):"
+    with pytest.raises(ExtractionError, match=message):
+        find_extractor("openface", openface=program).extract(clip(tmp_path, "aborts.mp4"))
+
+
+@pytest.mark.parametrize("size", [(32, 24), (64, 40), (40, 64)])
+def test_pictures_that_are_too_small_for_openface_never_reach_it(tmp_path, program, size):
+    video = clip(tmp_path, size=size)
+    with pytest.raises(
+        ExtractionError, match=f"pictures of {size[0]}x{size[1]} pixels, and OpenFace needs at least 41"
+    ):
+        find_extractor("openface", openface=program).extract(video)
+    assert calls(program) == []
+
+
+@pytest.mark.parametrize(
+    "make, code",
+    [
+        (lambda path: write_video(path, EVEN, size=(32, 24)), signal.SIGABRT),
+        (lambda path: sound_first(path, EVEN), signal.SIGSEGV),
+        (lambda path: path.write_bytes(b"nothing"), 0),
+    ],
+    ids=["small", "sound first", "no video"],
+)
+def test_the_stand_in_fails_as_the_real_program_does(tmp_path, program, make, code):
+    video = tmp_path / "clip.mp4"
+    make(video)
+    command = [program, "-f", video, "-out_dir", tmp_path, "-of", "clip", "-aus"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, text=True)
+    assert done.returncode == -code and len(done.stdout) > 5_000  # its loading messages come before any cause
+
+
+def test_a_hang_is_stopped_with_all_that_it_started(tmp_path, program, monkeypatch):
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
     begin = time.monotonic()
-    with pytest.raises(ExtractionError, match="still at hang.mp4 after 1 s and was stopped"):
+    with pytest.raises(ExtractionError, match="still at hang.mp4 after 1 s and was stopped.*more than --timeout 1 "):
         find_extractor("openface", openface=program, timeout=1.0).extract(clip(tmp_path, "hang.mp4"))
     assert time.monotonic() - begin < 5
-    child = int((program.parent / "child.txt").read_text())
-    assert not alive(child)
+    assert not any(map(alive, pids(program))) and list(work.iterdir()) == []
+
+
+def pids(program):
+    """Of the stand-in that hangs, and of what it started."""
+    return [int(word) for word in (program.parent / "child.txt").read_text().split()]
 
 
 def alive(pid, patience=2.0):
@@ -208,15 +474,25 @@ def alive(pid, patience=2.0):
     return True
 
 
-def test_a_video_that_only_openface_cannot_open_is_told_although_it_exits_well(tmp_path, program):
-    with pytest.raises(ExtractionError, match="wrote no table for unreadable.mp4.*Failed to open the video file"):
-        find_extractor("openface", openface=program).extract(clip(tmp_path, "unreadable.mp4"))
+@pytest.mark.parametrize("seconds, limit", [(0.2, 2.0), (150.0, 5.0)])
+def test_the_time_limit_grows_with_the_length_of_the_video(tmp_path, program, monkeypatch, seconds, limit):
+    limits = []
+
+    def run_child(command, folder, timeout):
+        limits.append(timeout)
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("modeling_aver.features.openface_program.run_child", run_child)
+    video = clip(tmp_path, milliseconds=range(0, int(seconds * 1000) + 1, int(seconds * 200)))
+    with pytest.raises(ExtractionError):
+        find_extractor("openface", openface=program, timeout=2.0).extract(video)
+    assert limits == [pytest.approx(limit)]
 
 
 def test_a_damaged_video_never_reaches_openface(tmp_path, program):
     with pytest.raises(MediaError, match="clip.mp4"):
         find_extractor("openface", openface=program).extract(cut(clip(tmp_path)))
-    assert not (program.parent / "calls.txt").exists()
+    assert calls(program) == []
 
 
 def test_missing_action_unit_columns_are_named(tmp_path, program):
@@ -224,10 +500,90 @@ def test_missing_action_unit_columns_are_named(tmp_path, program):
         find_extractor("openface", openface=program).extract(clip(tmp_path, "no_units.mp4"))
 
 
-def test_missing_model_files_are_the_installations_fault_not_the_clips(tmp_path):
-    program = write_openface(tmp_path / "OpenFace", with_models=False)
-    with pytest.raises(ExtractorUnavailableError, match="lacks model files. Fetch them with its download_models.sh"):
-        find_extractor("openface", openface=program).extract(clip(tmp_path))
+@pytest.mark.parametrize("missing", ["landmarks", "units"])
+def test_missing_model_files_are_the_installations_fault_not_the_clips(tmp_path, missing):
+    program = write_openface(tmp_path / "OpenFace", **{missing: False})
+    extractor = find_extractor("openface", openface=program)
+    for attempt in (extractor.check_installation, lambda: extractor.extract(clip(tmp_path))):
+        with pytest.raises(ExtractorUnavailableError, match="lacks model files. Fetch them.*--openface-models"):
+            attempt()
+
+
+def test_a_trial_run_finds_an_installation_that_works_and_one_that_does_not(tmp_path, program):
+    extractor = find_extractor("openface", openface=program)
+    extractor.check_installation()
+    (program.parent / "behave.txt").write_text("crash")
+    with pytest.raises(ExtractorUnavailableError, match="does not work here, as a trial run shows.*SIGSEGV"):
+        extractor.check_installation()
+    program.write_text("#!/no/such/interpreter")
+    with pytest.raises(ExtractorUnavailableError, match="does not work here.*cannot be started"):
+        extractor.check_installation()
+
+
+def test_a_full_temporary_folder_is_named_as_such(tmp_path, program, monkeypatch):
+    work = tmp_path / "work"
+    with full_disk(work) as fill:
+        monkeypatch.setattr(tempfile, "tempdir", str(work))
+        extractor, video = find_extractor("openface", openface=program), clip(tmp_path)
+        uneven = clip(tmp_path, "uneven.mkv", UNEVEN)
+        fill()
+        for attempt in (
+            extractor.check_installation,
+            *(lambda one=one: extractor.extract(one) for one in (video, uneven)),
+        ):
+            with pytest.raises(ExtractorUnavailableError, match=f"temporary folder {work} is full|No space left"):
+                attempt()
+
+
+def test_a_copy_that_is_too_large_for_the_temporary_folder_costs_that_clip(tmp_path, program, monkeypatch):
+    work, generator = tmp_path / "work", np.random.default_rng(0)
+    video = tmp_path / "noise.mkv"
+    noise = (
+        (second, generator.integers(0, 255, (240, 320, 3), np.uint8)) for second in (0.0, 0.1, 0.4, *range(1, 99))
+    )
+    remake(video, noise, None, codec="mpeg4")
+    with full_disk(work, size=6 * 2**20):
+        monkeypatch.setattr(tempfile, "tempdir", str(work))
+        with pytest.raises(ExtractionError, match=f"noise.mkv needs an upright copy in {work}.*No space left.*TMPDIR"):
+            find_extractor("openface", openface=program).extract(video)
+
+
+# ── model files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_models_of_the_current_folder_are_never_picked_up(tmp_path, program, monkeypatch):
+    write_models(tmp_path / "here", number=0.45)
+    monkeypatch.chdir(tmp_path / "here")
+    track = find_extractor("openface", openface=program).extract(clip(tmp_path))
+    assert not column(track, "AU06_r").any() and not column(track, "AU07_r").any()
+    assert (program.parent / "folder.txt").read_text() != str(tmp_path / "here")
+
+
+def test_models_that_are_named_are_used_and_enter_the_identity(tmp_path, program):
+    mine, video = write_models(tmp_path / "mine", number=0.45), clip(tmp_path)
+    extractor = find_extractor("openface", openface=program, openface_models=mine)
+    track = extractor.extract(video)
+    np.testing.assert_allclose(track.features[0, [4, 5]], 0.45, atol=1e-6)
+    other = write_models(tmp_path / "other", number=0.46)
+    plain, others = (find_extractor("openface", openface=program, openface_models=one) for one in (None, other))
+    assert extractor.identity.settings["models"].startswith("sha256:") and "models" not in plain.identity.settings
+    assert extractor.identity.settings != others.identity.settings
+
+
+def test_a_landmark_model_is_given_as_mloc_with_the_predictors_beside_it(tmp_path):
+    program = write_openface(tmp_path / "OpenFace", landmarks=False, units=False)
+    landmarks = write_models(tmp_path / "elsewhere", number=0.45) / "model" / "main_clnf_general.txt"
+    extractor = find_extractor("openface", openface=program, openface_models=landmarks)
+    extractor.check_installation()
+    assert extractor.extract(clip(tmp_path)).features[0, [4, 5]] == pytest.approx(0.45)
+    assert calls(program)[-1][-2:] == ["-mloc", str(landmarks)]
+
+
+def test_models_that_are_not_there_are_refused(tmp_path, program):
+    with pytest.raises(
+        ExtractorUnavailableError, match="models are not at .*nowhere. Give --openface-models a folder"
+    ):
+        find_extractor("openface", openface=program, openface_models=tmp_path / "nowhere")
 
 
 def test_the_program_is_found_by_option_then_folder_then_path(tmp_path, program, monkeypatch):

@@ -25,7 +25,14 @@ from transformers.pipelines.pt_utils import KeyDataset
 from datasets_scripts import SAMPLE_DIR, load_crema_d
 from modeling_aver import AverFeatureExtractor, AverProcessor, EmotionPipeline, pipeline_aver, processing_aver
 from modeling_aver.analysis import alignments
-from modeling_aver.features import ExtractorUnavailableError, MediaError, read_audio, read_openface, write_features
+from modeling_aver.features import (
+    ExtractorUnavailableError,
+    MediaError,
+    read_audio,
+    read_openface,
+    read_timestamps,
+    write_features,
+)
 from modeling_aver.features.openface import ACTION_UNITS
 
 TASK = "audio-visual-emotion-recognition"
@@ -122,7 +129,8 @@ def test_sound_and_features_may_be_files(recognize, clip, tmp_path):
 
 def test_a_video_with_a_folder_of_tables_is_an_input(recognize, clip):
     answer = recognize(VIDEO, action_units_folder=str(SAMPLE_DIR / "OpenFace"))
-    close(answer, recognize({**clip, "audio": read_audio(VIDEO)}))
+    on_its_clock = {"audio": read_audio(VIDEO), "video_timestamps": read_timestamps(VIDEO)}
+    close(answer, recognize({**clip, **on_its_clock}))
 
 
 def test_sound_alone_answers_and_says_what_is_missing(recognize, clip):

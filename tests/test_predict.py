@@ -365,6 +365,16 @@ def test_a_sound_file_beside_its_video_is_no_clip_of_its_own(tmp_path):
     assert [clip.path.name for clip in find_clips([tmp_path])[0]] == ["a.mp4"]
 
 
+def test_a_video_keeps_the_name_of_its_table_where_sound_files_elsewhere_have_the_same(tmp_path):
+    for place in ("x/a.mp4", "y/a.wav", "y/a.mp3", "z/a.mkv"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    clips, left_out = find_clips([tmp_path / "x", tmp_path / "y"], sound=True)
+    assert sorted(clip.name for clip in clips) == ["a", "a.mp3", "a.wav"] and left_out == []
+    clips, left_out = find_clips([tmp_path / name for name in "xyz"], sound=True)
+    assert sorted(clip.name for clip in clips) == ["a.mkv", "a.mp3", "a.mp4", "a.wav"] and left_out == []
+
+
 @pytest.mark.parametrize(
     "streams, kinds", [("audio", "video or sound file"), ("both", "video or sound"), ("video", "video")]
 )

@@ -24,12 +24,20 @@ import pytest
 import yaml
 from made_up_extractor import BrightnessInPassing
 from made_up_media import cut, tone, write_sound, write_video
+from made_up_openface import write_openface
 from made_up_runs import made_up_run
 from remade_media import CLIPS, clip, remake
 from test_predict import BRIGHTNESS, OPENFACE, TABLES, saved
 
 from modeling_aver import SpeakerProfile
-from modeling_aver.features import FaceTrack, FeatureIdentity, MediaError, read_audio, read_frames
+from modeling_aver.features import (
+    ExtractorUnavailableError,
+    FaceTrack,
+    FeatureIdentity,
+    MediaError,
+    read_audio,
+    read_frames,
+)
 from modeling_aver.features.mediapipe import BLENDSHAPES, MediaPipeExtractor
 from modeling_aver.features.table import write_features
 from modeling_aver.inference import FacesOfExtractor, load_pipeline
@@ -461,6 +469,21 @@ def test_an_openface_that_is_not_there_is_an_error_without_options_of_other_comm
     assert status == 1 and f"FeatureExtraction is not at {tmp_path / 'none'}" in output
     assert "Without --openface, clips are answered by their sound alone." in output
     assert "--streams" not in output and "--action-units-folder" not in output and "Traceback" not in output
+
+
+def test_the_page_calibrates_openface_on_stretches_and_takes_its_timeout(openface_model, recognize, tmp_path):
+    program = write_openface(tmp_path / "OpenFace")
+    extractor = PageSession(load_pipeline(openface_model), openface=program, timeout=5.0).faces.extractor
+    assert (extractor.calibration_window, extractor.timeout) == (3.0, 5.0)
+    with pytest.raises(
+        ValueError, match="--openface-models x is of no use here: the model was trained on features of"
+    ):
+        PageSession(recognize, openface_models="x")
+    reason = (
+        "models are not at .*nowhere.* Without --openface and --openface-models, clips are answered by their sound"
+    )
+    with pytest.raises(ExtractorUnavailableError, match=reason):
+        PageSession(load_pipeline(openface_model), openface=program, openface_models="nowhere")
 
 
 def test_openface_for_a_model_of_other_features_is_refused(recognize):

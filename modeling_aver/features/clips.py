@@ -1,6 +1,7 @@
 """Which clips a run is about: files and folders in, every video once, and its share where several processes run."""
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,15 @@ VIDEO_SUFFIXES = frozenset(
 SOUND_SUFFIXES = frozenset(
     ".aac .ac3 .aif .aiff .amr .au .caf .flac .m4a .mka .mp3 .oga .ogg .opus .wav .weba .wma .wv".split()
 )
+MOST_FOLDERS = 64  # that a name can grow by
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video or sound file, and its name: its path under the folder that was given, without suffix."""
+    """
+    A video or sound file, and the name of its features: its path under the folder that was given, without suffix,
+    unless another clip has the same: see [`distinct_names`].
+    """
 
     path: Path
     name: str
@@ -34,7 +39,7 @@ def find_clips(sources, sound=False):
 
     Returns:
         `tuple[list[Clip], list[Outcome]]`: the clips in the order of their names, and what is skipped or ignored and
-        why: clips whose features would take another's place, hidden files, links that lead back, folders that cannot
+        why: sound files beside their video, hidden files, links that lead back, folders that cannot
         be read.
 
     Raises:
@@ -49,12 +54,44 @@ def find_clips(sources, sound=False):
             candidates.append(Clip(source, source.stem))
     if not candidates:
         raise MediaError(_nothing_found(sources, sound))
+    candidates, beside = _without_sound_of_videos(candidates)
+    skipped.extend(beside)
     clips = {}
-    for clip in sorted(candidates, key=_is_sound):  # of one name, the video is the clip
+    for clip in distinct_names(candidates):
         first = clips.setdefault(clip.name, clip)
         if os.path.abspath(first.path) != os.path.abspath(clip.path):
-            skipped.append(_namesake(clip, first))
+            reason = f"has the same name as {first.path}, so its features would take that one's place"
+            skipped.append(Outcome(str(clip.path), "skipped", reason))
     return [clips[name] for name in sorted(clips)], skipped
+
+
+def distinct_names(clips: list[Clip]) -> list[Clip]:
+    """
+    Clips under names of their own. Where two files have one name, all of that name take longer ones: with their suffix
+    (`a.mp4`, `a.mkv`), then with as many of their folders as it takes (`first/a.mp4`, `second/a.mp4`). A video keeps
+    its name where only sound files have the same, so that its name does not depend on whether they are looked for.
+
+    Returns:
+        `list[Clip]`: in the same order.
+    """
+    for _ in range(MOST_FOLDERS):
+        rivals = defaultdict(set)
+        for clip in clips:
+            for is_sound in {_is_sound(clip), True}:
+                rivals[clip.name, is_sound].add(os.path.abspath(clip.path))
+        if all(len(rivals[clip.name, _is_sound(clip)]) == 1 for clip in clips):
+            break
+        clips = [_lengthened(clip) if len(rivals[clip.name, _is_sound(clip)]) > 1 else clip for clip in clips]
+    return clips
+
+
+def _lengthened(clip):
+    """The name with the suffix; then from one folder further up: of `x/first/a.mp4`, `first/a.mp4`."""
+    if not clip.name.endswith(clip.path.suffix):
+        return Clip(clip.path, f"{clip.name}{clip.path.suffix}")
+    parents = Path(os.path.abspath(clip.path)).parents
+    above = parents[min(clip.name.count("/"), len(parents) - 1)].name
+    return Clip(clip.path, f"{above}/{clip.name}" if above else clip.name)
 
 
 def this_share(found):
@@ -79,12 +116,17 @@ def _is_sound(clip):
     return clip.path.suffix.lower() in SOUND_SUFFIXES
 
 
-def _namesake(clip, first):
-    """What becomes of a clip whose name `first` already has."""
-    if _is_sound(clip) and not _is_sound(first) and clip.path.parent == first.path.parent:
-        return Outcome(str(clip.path), "ignored", f"is a sound file beside the video {first.path.name}")
-    reason = f"has the same name as {first.path}, so its features would take that one's place"
-    return Outcome(str(clip.path), "skipped", reason)
+def _without_sound_of_videos(clips):
+    """(clips, those left out): a sound file beside a video of the same name is no clip of its own."""
+    videos = {clip.path.with_suffix(""): clip.path.name for clip in clips if not _is_sound(clip)}
+    kept, left_out = [], []
+    for clip in clips:
+        video = videos.get(clip.path.with_suffix("")) if _is_sound(clip) else None
+        if video is None:
+            kept.append(clip)
+        else:
+            left_out.append(Outcome(str(clip.path), "ignored", f"is a sound file beside the video {video}"))
+    return kept, left_out
 
 
 def _nothing_found(sources, sound):

@@ -7,12 +7,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .extractor import ExtractionError, Extractor, ExtractorUnavailableError
+from .extractor import CheckedExtractor, ExtractionError, Extractor, ExtractorUnavailableError
 from .media import MediaError
 from .mediapipe import find_mediapipe
 from .openface_program import find_openface
 from .report import Outcome, Report
-from .table import read_header, write_features
+from .table import DOUBTS, doubts_of, read_header, write_features
 from .whole import WriteError, clear_stale, too_long, write_whole
 from .workers import in_processes
 
@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 FORMATS = ("npz", "parquet")
 BEFORE = "finished in an earlier run"
-OPTIONS = {"mediapipe": ("face_landmarker",), "openface": ("openface", "static", "timeout")}  # of each backend
+OPTIONS = {  # of each backend
+    "mediapipe": ("face_landmarker",),
+    "openface": ("openface", "openface_models", "static", "calibration_window", "timeout"),
+}
 
 
 def find_extractor(backend, **options):
@@ -82,6 +85,8 @@ def extract_clips(extractor, clips, out, *, format="npz", workers=0, strict=Fals
     earlier = {clip: run.finished(clip) for clip in todo}
     known.extend(outcome for outcome in earlier.values() if outcome is not None)
     todo = [clip for clip in todo if earlier[clip] is None]
+    if todo and isinstance(extractor, CheckedExtractor):
+        extractor.check_installation()
     outcomes = []
     try:
         with closing(_outcomes(known, run, todo, workers)) as stream:
@@ -129,7 +134,7 @@ class _Run:
         if reason := too_long(path):
             return Outcome(name, "failed", reason)
         write_features(path, track, _source(clip))
-        return _judged(clip, track.success)
+        return _judged(clip, track.success, track.doubts)
 
     def finished(self, clip):
         """The outcome of an earlier run, or `None` where there is none that counts."""
@@ -144,7 +149,9 @@ class _Run:
             raise MediaError(
                 f"{path} holds features of {identity}, not of {self.extractor.identity}. Choose another folder: --out."
             )
-        return replace(_judged(clip, success, BEFORE), earlier=True) if source == _source(clip) else None
+        expected, doubts = _source(clip), doubts_of(source)
+        is_same = source == ({**expected, DOUBTS: list(doubts)} if doubts else expected)
+        return replace(_judged(clip, success, doubts, BEFORE), earlier=True) if is_same else None
 
     def account_for(self, outcomes, name):
         """Writes what became of the clips, and returns it as a [`Report`]."""
@@ -171,10 +178,12 @@ def _died(clip):
     return Outcome(str(clip.path), "failed", "the process that worked on it died (crash, or out of memory)")
 
 
-def _judged(clip, success, reason=""):
+def _judged(clip, success, doubts=(), reason=""):
     frames = int(success.sum())
     if frames == 0:
         return Outcome(str(clip.path), "no_face", f"no face in {len(success)} frames")
+    if doubts:
+        return Outcome(str(clip.path), "doubtful", " ".join(doubts), frames)
     return Outcome(str(clip.path), "done", reason, frames)
 
 

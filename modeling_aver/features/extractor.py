@@ -83,12 +83,17 @@ class FaceTrack:
         features (`np.ndarray` of shape `(num_frames, num_features)`): float32. A failed frame keeps its row, of zeros.
         success (`np.ndarray` of shape `(num_frames,)`): bool, whether the face was found in the frame.
         identity ([`FeatureIdentity`], *optional*): Who made the features.
+        frames (`np.ndarray` of shape `(num_frames,)`, *optional*): Index of each row's frame in the video, from 0.
+            `None` where it is unknown; rows are then taken for consecutive frames.
+        doubts (`tuple[str, ...]`, *optional*): Why the features may be wrong, such as a cut to another person.
     """
 
     timestamps: np.ndarray
     features: np.ndarray
     success: np.ndarray
     identity: FeatureIdentity | None = None
+    frames: np.ndarray | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def action_units(self):
@@ -117,6 +122,14 @@ class Extractor(Protocol):
 
 
 @runtime_checkable
+class CheckedExtractor(Extractor, Protocol):
+    """An extractor whose installation can be tried out before any clip."""
+
+    def check_installation(self) -> None:
+        """Raises `ExtractorUnavailableError` if it would fail on every file."""
+
+
+@runtime_checkable
 class StreamingExtractor(Extractor, Protocol):
     """An extractor that looks at one picture after another, so that a recording may have any length."""
 
@@ -135,13 +148,14 @@ class PictureExtractor(StreamingExtractor, Protocol):
         """
 
 
-def face_frames(extractor, video):
+def face_frames(extractor, video, notes=None):
     """
     Features of a video frame by frame: in constant memory where the extractor can, else after it has seen the whole.
 
     Args:
         extractor ([`Extractor`])
         video (`str` or `Path`)
+        notes (`list[str]`, *optional*): Doubts about the features are appended to it.
 
     Yields:
         `tuple[float, np.ndarray, bool]`: seconds, features of shape `(num_features,)`, whether the face was found.
@@ -149,7 +163,10 @@ def face_frames(extractor, video):
     if isinstance(extractor, StreamingExtractor):
         yield from extractor.frames(video)
     else:
-        yield from zip(*extractor.extract(video), strict=True)
+        track = extractor.extract(video)
+        if notes is not None:
+            notes.extend(track.doubts)
+        yield from zip(*track, strict=True)
 
 
 def checked_track(name, timestamps, features, success, identity):

@@ -103,7 +103,7 @@ def read_frames(path):
         `MediaError`: if the file is missing, empty, a Git-LFS pointer, without picture, damaged, cut short, larger
         than `MAX_PIXELS`, or runs backwards in time.
     """
-    for seconds, frame in _timed_frames(path):
+    for seconds, frame in timed_frames(path):
         # ffmpeg gives the angle of the display matrix counterclockwise, as np.rot90 turns.
         yield seconds, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
@@ -115,7 +115,7 @@ def read_timestamps(path):
     Returns:
         `np.ndarray` of shape `(num_frames,)`: seconds, float64, never decreasing.
     """
-    return np.array([seconds for seconds, _ in _timed_frames(path)])
+    return np.array([seconds for seconds, _ in timed_frames(path)])
 
 
 def read_bytes(path):
@@ -263,7 +263,7 @@ class MonoResampler:
         return mono
 
 
-def _timed_frames(path):
+def timed_frames(path):
     """(seconds, `av.VideoFrame`) of each picture; see [`read_frames`]."""
     name = Path(path).name
     check_is_media(_head(path), name)

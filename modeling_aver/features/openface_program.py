@@ -10,26 +10,37 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
-import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .extractor import ExtractionError, ExtractorUnavailableError, FeatureIdentity
-from .media import read_timestamps
+import av
+import numpy as np
+
+from .child import clear_stale_folders, exit_name, is_full, run_child, work_folder
+from .extractor import ExtractionError, ExtractorUnavailableError, FaceTrack, FeatureIdentity
+from .face_jumps import read_poses, scene_doubts
+from .media import MediaError, one_line
 from .openface import ACTION_UNITS, read_openface
-from .whole import STALE, clear_stale, digest_of
+from .openface_models import NO_MODELS, OpenFaceModels, find_models
+from .upright import COPY, picture_facts, upright_pieces, write_copy
+from .whole import STALE, digest_of
 
 PROGRAM = "FeatureExtraction"
-TIMEOUT = 600.0  # seconds for one clip; OpenFace runs at 5 to 30 frames a second on one core
+TIMEOUT = 600.0  # seconds for a clip of up to a minute; OpenFace runs at 5 to 30 frames a second on one core
+MINUTE = 60.0
+MIN_SIZE = 41  # pixels either way: OpenFace aborts on less (std::length_error)
 WORK = "aver-openface-"  # how its folders of work begin
-GRACE = 5.0  # seconds between asking a program to stop and stopping it
+TABLE = "clip.csv"
 CONTAINERS = ("docker", "apptainer")
 # What OpenFace prints where its installation, not the clip, is at fault.
 BROKEN_INSTALLATION = (
     "Could not load the landmark detector",
     "no Action Unit models found",
+    "Could not find the face analysis module",
+    "Could not find the AU detection model",
     "Could not find CEN patch",
 )
 HOW_TO_GET = (
@@ -38,6 +49,12 @@ HOW_TO_GET = (
     "--backend mediapipe."
 )
 DIGEST = re.compile(r"[^-\s].*@sha256:[0-9a-f]{64}")  # and no option of the runtime
+TRIAL_FRAMES, TRIAL_SIZE = 10, (160, 120)
+TRIAL = "the trial clip"
+
+
+class UnreadVideoError(ExtractionError):
+    """OpenFace read fewer or more frames than the video has, or none: its OpenCV decodes another thing than PyAV."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,11 @@ class OpenFaceExtractor:
         runtime (`str`, *optional*): Path of Docker or Apptainer, where the program is in a container.
         image (`str`, *optional*): The container's image.
         static (`bool`, *optional*, defaults to `False`): Without calibration on the clip (`-au_static`).
-        timeout (`float`, *optional*, defaults to 600.0): Seconds that one clip may take.
+        timeout (`float`, *optional*, defaults to 600.0): Seconds for a clip of up to a minute; longer ones get more in
+            proportion.
+        models ([`OpenFaceModels`], *optional*): Model files to use in place of those that the program finds itself.
+        calibration_window (`float`, *optional*): Seconds. Recordings that are longer are cut into stretches of about
+            this length, and OpenFace is calibrated on each alone. Without it, on the whole recording.
     """
 
     program: str
@@ -60,57 +81,131 @@ class OpenFaceExtractor:
     image: str | None = None
     static: bool = False
     timeout: float = TIMEOUT
+    models: OpenFaceModels = field(default=NO_MODELS)
+    calibration_window: float | None = None
 
     @property
     def identity(self):
-        """Program or image by digest, and the calibration, which changes the values."""
+        """Program or image by digest, and what changes the values: calibration, and model files that were given."""
         settings = {"calibration": "static" if self.static else "dynamic"}
+        if self.calibration_window is not None and not self.static:
+            settings["calibration_window"] = self.calibration_window
+        if self.models.digest is not None:
+            settings["models"] = self.models.digest
         return FeatureIdentity("openface", self.version, settings, ACTION_UNITS)
+
+    def check_installation(self) -> None:
+        """
+        Runs OpenFace on a tiny clip without a face.
+
+        Raises:
+            `ExtractorUnavailableError`: if it fails, as it would on every clip.
+        """
+        with _folder() as folder:
+            video = folder / "trial.mkv"
+            try:
+                write_copy(video, _trial_frames())
+                self._read_table(video, folder, TRIAL_FRAMES, TRIAL, self.timeout)
+            except (ExtractionError, MediaError, OSError) as error:
+                _check_room(folder)
+                raise ExtractorUnavailableError(
+                    f"OpenFace ({self.program}) does not work here, as a trial run shows: {one_line(error)}"
+                ) from error
 
     def extract(self, video):
         """
-        Action units of each frame of a video: see [`Extractor.extract`]. OpenFace counts frames, so where its rows are
-        the frames of the stream, the stream's own timestamps stand in for OpenFace's `index / rate`.
+        Action units of each frame of a video: see [`Extractor.extract`].
+
+        Each row belongs to the frame of the same number, and has that frame's timestamp in the stream. OpenFace is
+        given a lossless upright copy of a video that is rotated, whose picture starts late, whose frame rate varies,
+        whose sound comes first in the file, or that is cut into stretches; and of one of which it reads another number
+        of frames than PyAV.
         """
         video = Path(video).absolute()
-        timestamps = read_timestamps(video)  # also refuses what is damaged before OpenFace sees it
-        with tempfile.TemporaryDirectory(prefix=WORK) as folder:
-            output = self._run(video, Path(folder))
-            table = Path(folder) / "clip.csv"
-            if not table.exists():
-                raise ExtractionError(
-                    f"OpenFace wrote no table for {video.name}; its OpenCV may not read this format. {_said(output)}"
-                )
-            track = read_openface(table, name=f"OpenFace's table of {video.name}")
-        same = len(track.timestamps) <= len(timestamps)
-        clock = timestamps[: len(track.timestamps)] if same else track.timestamps + timestamps[0]
-        return replace(track, timestamps=clock, identity=self.identity)
+        facts = picture_facts(video)  # also refuses what is damaged before OpenFace sees it
+        if min(facts.width, facts.height) < MIN_SIZE:
+            raise ExtractionError(
+                f"{video.name} has pictures of {facts.width}x{facts.height} pixels, and OpenFace needs at least "
+                f"{MIN_SIZE} either way."
+            )
+        with _folder() as folder:
+            rows = self._rows_of(video, folder, facts)
+        features, success, poses = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        doubts = scene_doubts(facts, poses, success)
+        return FaceTrack(facts.timestamps, features, success, self.identity, doubts=doubts)
 
-    def _run(self, video, folder):
-        command = self._command(video, folder)
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        # a session of its own, so that what it starts is stopped with it
-        with subprocess.Popen(command, **pipes, text=True, errors="replace", start_new_session=True) as process:
+    def _rows_of(self, video, folder, facts):
+        """(features, success, poses) of each stretch."""
+        lengths = self._stretches(facts)
+        if len(lengths) == 1 and not facts.needs_copy:
             try:
-                output, _ = process.communicate(timeout=self.timeout)
-            except subprocess.TimeoutExpired as error:
-                raise ExtractionError(
-                    f"OpenFace was still at {video.name} after {self.timeout:.0f} s and was stopped. `aver extract` "
-                    "takes a longer --timeout."
-                ) from error
-            finally:
-                _stop(process)
+                return [self._read_table(video, folder, lengths[0], video.name, self._seconds(facts.duration))]
+            except UnreadVideoError:
+                (folder / TABLE).unlink(missing_ok=True)  # and again, from a copy of the frames that PyAV reads
+        rows, limit = [], self._seconds(facts.duration / len(lengths))
+        try:
+            for piece, length in zip(upright_pieces(video, folder, lengths), lengths, strict=True):
+                rows.append(self._read_table(piece, folder, length, video.name, limit))
+                (folder / TABLE).unlink(missing_ok=True)
+        except OSError as error:
+            (folder / COPY).unlink(missing_ok=True)
+            _check_room(folder)
+            raise ExtractionError(
+                f"{video.name} needs an upright copy in {folder.parent}, which cannot be written: {error.strerror}. "
+                "Make room there, or set TMPDIR to a larger folder."
+            ) from error
+        return rows
+
+    def _stretches(self, facts):
+        """Numbers of frames: all of them, or as many equal parts as there are calibration windows."""
+        total = len(facts.timestamps)
+        if self.static or self.calibration_window is None:
+            return [total]
+        count = min(max(1, round(facts.duration / self.calibration_window)), total)
+        return [len(part) for part in np.array_split(np.arange(total), count)]
+
+    def _seconds(self, duration):
+        return self.timeout * max(1.0, duration / MINUTE)
+
+    def _read_table(self, source, folder, num_frames, name, limit):
+        output = self._run(source, folder, name, limit)
+        table = folder / TABLE
+        content = table.read_bytes() if table.exists() else b""
+        if not content:
+            _check_room(folder)
+            raise UnreadVideoError(f"OpenFace wrote no table for {name}. {_said(output)}")
+        rows = content.count(b"\n") - 1
+        if rows != num_frames or not content.endswith(b"\n"):
+            _check_room(folder)
+            raise UnreadVideoError(
+                f"OpenFace wrote {rows} rows for the {num_frames} frames of {name}. {_said(output)}"
+            )
+        track = read_openface(content, name=f"OpenFace's table of {name}")
+        return track.features, track.success, read_poses(content)
+
+    def _run(self, source, folder, name, limit):
+        try:
+            code, output = run_child(self._command(source, folder), folder, limit)
+        except subprocess.TimeoutExpired as error:
+            raise ExtractionError(
+                f"OpenFace was still at {name} after {limit:.0f} s and was stopped. If it is only slow, give more "
+                f"than --timeout {self.timeout:g} (seconds for a clip of up to a minute; longer ones get more)."
+            ) from error
         if any(text in output for text in BROKEN_INSTALLATION):
             raise ExtractorUnavailableError(
-                f"OpenFace ({self.program}) lacks model files. Fetch them with its download_models.sh. {_said(output)}"
+                f"OpenFace ({self.program}) lacks model files. Fetch them with its download_models.sh, or say where "
+                f"they are: --openface-models. {_said(output, BROKEN_INSTALLATION)}"
             )
-        if process.returncode:
-            raise ExtractionError(f"OpenFace ended with {_code(process.returncode)} at {video.name}. {_said(output)}")
+        if code:
+            _check_room(folder)
+            raise ExtractionError(f"OpenFace ended with {exit_name(code)} at {name}. {_said(output)}")
         return output
 
     def _command(self, video, folder):
         """The argument list; no shell reads it."""
-        flags = ["-of", "clip", "-aus", "-q", *(["-au_static"] if self.static else [])]
+        # -pose adds columns by which a change of person is found, and changes no others
+        flags = ["-of", "clip", "-aus", "-pose", "-q", *(["-au_static"] if self.static else [])]
+        flags += self.models.prepare(folder)
         if self.runtime is None:
             return [self.program, "-f", str(video), "-out_dir", str(folder), *flags]
         inside = f"/in/clip{video.suffix}"
@@ -124,7 +219,7 @@ class OpenFaceExtractor:
         return [*run, self.program, "-f", inside, "-out_dir", "/out", *flags]
 
 
-def find_openface(openface=None, static=False, timeout=TIMEOUT):
+def find_openface(openface=None, static=False, timeout=TIMEOUT, openface_models=None, calibration_window=None):
     """
     OpenFace as it is installed here: what is given, else `$OPENFACE_DIR`, else `FeatureExtraction` on `PATH`.
 
@@ -134,7 +229,12 @@ def find_openface(openface=None, static=False, timeout=TIMEOUT):
             `apptainer:docker://IMAGE@sha256:…`. A `#/path/to/FeatureExtraction` after an image says where in it the
             program is, if not on its `PATH`.
         static (`bool`, *optional*, defaults to `False`): Without calibration on the clip (`-au_static`).
-        timeout (`float`, *optional*, defaults to 600.0): Seconds that one clip may take.
+        timeout (`float`, *optional*, defaults to 600.0): Seconds for a clip of up to a minute; longer ones get more in
+            proportion.
+        openface_models (`str` or `Path`, *optional*):
+            Folder with `model/` and `AU_predictors/`, or a landmark model such as `model/main_clnf_general.txt`. In a
+            container, the path of a landmark model there. Defaults to what OpenFace finds beside its program.
+        calibration_window (`float`, *optional*): Seconds; see [`OpenFaceExtractor`].
 
     Returns:
         [`OpenFaceExtractor`]
@@ -142,21 +242,24 @@ def find_openface(openface=None, static=False, timeout=TIMEOUT):
     Raises:
         `ExtractorUnavailableError`: if it is not there, or an image is named by a tag that can change.
     """
-    if not timeout > 0:
-        raise ValueError(f"`timeout` ({timeout}) must be a positive number of seconds.")
-    clear_stale(tempfile.gettempdir(), f"{WORK}*", timeout + STALE)
+    for name, seconds in {"timeout": timeout, "calibration_window": calibration_window}.items():
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"`{name}` ({seconds}) must be a positive number of seconds.")
+    clear_stale_folders(WORK, STALE)
     given = str(openface or os.environ.get("OPENFACE_DIR") or "")
     kind, _, image = given.partition(":")
+    options = {"static": static, "timeout": timeout, "calibration_window": calibration_window}
     if kind in CONTAINERS and image:
-        return _in_container(kind, image, static, timeout)
+        options["models"] = find_models(openface_models, is_local=False)
+        return _in_container(kind, image, options)
     program = _program_in(Path(given)) if given else _on_path(PROGRAM)
     if program is None:
         where = given or "PATH"
         raise ExtractorUnavailableError(f"OpenFace's {PROGRAM} is not at {where}. {HOW_TO_GET}")
-    return OpenFaceExtractor(str(program), _digest(program), static=static, timeout=timeout)
+    return OpenFaceExtractor(str(program), _digest(program), models=find_models(openface_models), **options)
 
 
-def _in_container(kind, image, static, timeout):
+def _in_container(kind, image, options):
     runtime = _on_path(kind) or (_on_path("singularity") if kind == "apptainer" else None)
     if runtime is None:
         raise ExtractorUnavailableError(f"{kind} is not on PATH, so the image {image} cannot run. {HOW_TO_GET}")
@@ -170,7 +273,7 @@ def _in_container(kind, image, static, timeout):
             f"The image {image} is named by a tag, which can mean another program tomorrow. Name it by digest: docker "
             "image inspect --format '{{index .RepoDigests 0}}' " + image
         )
-    return OpenFaceExtractor(program or PROGRAM, version, str(runtime), image, static, timeout)
+    return OpenFaceExtractor(program or PROGRAM, version, str(runtime), image, **options)
 
 
 def _program_in(path):
@@ -195,22 +298,44 @@ def _mount(source, target, *flags):
     return line.getvalue().removesuffix("\n")
 
 
-def _stop(process):
-    """Ends the program and what it started, if they still run."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, number) if os.name == "posix" else process.kill()
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            continue
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A working folder of its own for one clip, in which OpenFace finds no other's `model/`."""
+    with _unavailable_without_room(), work_folder(WORK) as folder:
+        yield folder
 
 
-def _code(returncode):
-    return signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
+@contextmanager
+def _unavailable_without_room():
+    try:
+        yield
+    except OSError as error:
+        raise ExtractorUnavailableError(
+            f"OpenFace needs a temporary folder to write to: {error.strerror or error}. Make room, or set TMPDIR."
+        ) from error
 
 
-def _said(output):
-    text = " ".join(output.split())
-    return f"It said: {text[-300:]}" if text else "It said nothing."
+def _check_room(folder):
+    """OpenFace exits with 0 where the disk is full; nothing else can then be done with any clip."""
+    if is_full(folder):
+        raise ExtractorUnavailableError(
+            f"The temporary folder {folder.parent} is full, so OpenFace cannot write its tables. Make room there, or "
+            "set TMPDIR to another folder."
+        )
+
+
+def _trial_frames():
+    for index in range(TRIAL_FRAMES):
+        width, height = TRIAL_SIZE
+        pixels = np.broadcast_to(np.arange(width, dtype=np.uint8)[:, None] + index, (height, width, 3))
+        yield av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(format="yuv420p")
+
+
+def _said(output, causes=()):
+    """The last line that OpenFace printed, or the first that holds a known cause."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if not lines:
+        return "It printed nothing."
+    known = [line for line in lines if any(cause in line for cause in causes)]
+    thrown = [line for line in lines[-3:-1] if line.startswith("terminate called")]  # the last line is its `what()`
+    return f"It printed last: {one_line(' '.join([*thrown, lines[-1]]))}" if not known else f"It printed: {known[0]}"

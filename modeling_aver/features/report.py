@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, field
 
 STATUSES = {
     "done": "features are there",
+    "doubtful": "features are there, but may mix two people or scenes",
     "no_face": "no face in any frame: the table is there, with every frame failed",
     "corrupt": "the file cannot be used",
     "failed": "the extractor failed, the file may be sound",
     "skipped": "not looked at",
     "ignored": "not a clip of its own: a hidden file, a folder already searched, a sound file beside its video",
 }
-COMPLETE = ("done", "ignored")  # statuses that leave no clip without features
+COMPLETE = ("done", "doubtful", "ignored")  # statuses that leave no clip without features
 
 
 @dataclass(frozen=True)

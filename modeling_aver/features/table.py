@@ -8,6 +8,7 @@ perhaps `success`, and a column a feature; parquet keeps the JSON in its schema.
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from tokenize import TokenError
 
@@ -21,6 +22,7 @@ from .media import MAX_UNPACKED, ZIP_ERRORS, MediaError, check_is_media, one_lin
 from .whole import write_whole
 
 FORMATS = (".npz", ".parquet", ".csv")
+DOUBTS = "doubts"  # key of the source
 NOT_FEATURES = ("timestamp", "success", "frame", "face_id", "confidence")  # columns of a table beside its features
 
 
@@ -46,6 +48,7 @@ def read_features(path, columns=None):
     timestamps, features, success, header = _reader(path)(content, path.name)
     identity = _identity(header, features, path.name)
     track = checked_track(path.name, timestamps, features["values"], success, identity)
+    track = replace(track, doubts=doubts_of(_source(header, path.name)))
     return track if columns is None else _selected(track, columns, path.name)
 
 
@@ -56,13 +59,14 @@ def write_features(path, track, source=None):
     Args:
         path (`str` or `Path`): Its suffix says the format: `.npz` or `.parquet`.
         track ([`FaceTrack`]): With its identity.
-        source (`dict`, *optional*): Of what it was made, as JSON holds it.
+        source (`dict`, *optional*): Of what it was made, as JSON holds it. The track's doubts are added to it.
 
     Raises:
         [`WriteError`]: where there is no room, or no right to write.
     """
     path = Path(path)
-    header = {"identity": json.dumps(track.identity.to_dict()), "source": json.dumps(source or {})}
+    source = {**(source or {}), **({DOUBTS: list(track.doubts)} if track.doubts else {})}
+    header = {"identity": json.dumps(track.identity.to_dict()), "source": json.dumps(source)}
     file = io.BytesIO()
     if path.suffix == ".npz":
         timestamps = np.asarray(track.timestamps, np.float64)
@@ -93,11 +97,7 @@ def read_header(path):
     """
     path = Path(path)
     _, features, success, header = _reader(path)(read_bytes(path), path.name)
-    try:
-        source = json.loads(header.get("source", "{}"))
-    except ValueError as error:
-        raise MediaError(f"{path.name} says in no readable way what it was made of: {one_line(error)}") from error
-    return _identity(header, features, path.name), source, success
+    return _identity(header, features, path.name), _source(header, path.name), success
 
 
 def _reader(path):
@@ -172,6 +172,18 @@ def _identity(header, features, name):
     return FeatureIdentity("table", columns=tuple(names) if names else ())
 
 
+def _source(header, name):
+    try:
+        return json.loads(header.get("source", "{}"))
+    except ValueError as error:
+        raise MediaError(f"{name} says in no readable way what it was made of: {one_line(error)}") from error
+
+
+def doubts_of(source: dict) -> tuple[str, ...]:
+    """Doubts about the features that a table's `source` carries."""
+    return tuple(map(str, source[DOUBTS])) if isinstance(source, dict) and isinstance(source.get(DOUBTS), list) else ()
+
+
 def _selected(track, columns, name):
     missing = [column for column in columns if column not in track.identity.columns]
     if missing:
@@ -179,4 +191,5 @@ def _selected(track, columns, name):
         raise MediaError(f"{name} lacks the columns {', '.join(missing[:6])}; it has {known} ….")
     order = [track.identity.columns.index(column) for column in columns]
     identity = FeatureIdentity(track.identity.name, track.identity.version, track.identity.settings, tuple(columns))
-    return checked_track(name, track.timestamps, track.features[:, order], track.success, identity)
+    selected = checked_track(name, track.timestamps, track.features[:, order], track.success, identity)
+    return replace(selected, doubts=track.doubts)

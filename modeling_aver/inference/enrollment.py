@@ -8,7 +8,7 @@ from ..features.progress import count_progress
 from ..pipeline_aver import STREAMS
 from ..training.profiles import ProfileEstimator
 from ..windows import cut
-from .recordings import open_recording
+from .recordings import log_notes, open_recording
 
 WINDOW = 10.0  # seconds; a longer recording counts as several clips
 SHORTEST = 1.0  # seconds of the rest of a recording that still count as a clip
@@ -56,6 +56,7 @@ def _windows(clips, faces, sampling_rate, streams, failed):
                         yield window
             except (MediaError, ExtractionError) as error:
                 failed[str(clip.path)] = str(error)
+            log_notes(clip.name, recording.notes)
             advance()
 
 

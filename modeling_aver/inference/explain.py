@@ -13,7 +13,7 @@ from ..features.report import missing_reasons
 from ..features.whole import write_whole
 from .explanation_pictures import STREAM_WORDS, alignment_picture, attention_picture, occlusion_picture
 from .onnx_model import check_installed
-from .recordings import is_longer, longest_at_once, open_recording, read_at_once
+from .recordings import is_longer, log_notes, longest_at_once, open_recording, read_at_once
 from .sync import estimate_offset
 
 OCCLUDED = 0.5  # seconds that are hidden at a time
@@ -252,7 +252,9 @@ def explain_clips(recognize, found, faces, out, streams="both", occluded=OCCLUDE
     done, failed = {}, missing_reasons(found[1])
     for clip in found[0]:
         try:
-            done[clip.name] = explain_window(recognize, _window_of(recognize, clip, faces, streams), occluded, hop)
+            window = _window_of(recognize, clip, faces, streams)
+            log_notes(clip.name, window.notes)
+            done[clip.name] = explain_window(recognize, window, occluded, hop)
         except (MediaError, ExtractionError, ValueError) as error:
             failed[str(clip.path)] = str(error)
         else:

@@ -15,6 +15,7 @@ from ..features import (
     face_frames,
     find_extractor,
 )
+from ..features.clock import calibration_note, on_stream_clock
 from .recordings import outline_of
 
 TABLES_CHOICE = "Give precomputed features (--action-units-folder FOLDER, one table per clip)."
@@ -38,9 +39,9 @@ class FacesOfExtractor:
         """[`FeatureIdentity`]: who makes the features."""
         return self.extractor.identity
 
-    def frames(self, path, name):
-        """(seconds, features, success) of one frame after another of the video at `path`."""
-        return face_frames(self.extractor, path)
+    def frames(self, path, name, notes=None):
+        """(seconds, features, success) of one frame after another of the video at `path`; adds to `notes`."""
+        return _noted(face_frames(self.extractor, path, notes), self.identity, notes)
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,37 @@ class FacesOfTables:
         """[`FeatureIdentity`]: who made the features."""
         return self.tables.identity
 
-    def frames(self, path, name):
+    def frames(self, path, name, notes=None):
         """
-        (seconds, features, success) of one frame after another of the clip `name`, or of that file name.
+        (seconds, features, success) of one frame after another of the clip `name`, or of that file name; OpenFace's
+        at the timestamps of the video at `path`. Adds to `notes`.
 
         Raises:
             `MissingStreamError`: for a sound file without a table. `MediaError`: if the table is missing, damaged, or
             of another length than the video at `path`.
         """
-        table, outline = name if name in self.tables else Path(name).name, outline_of(path)
+        path, outline = Path(path), outline_of(path)
+        names = (f"{name}{path.suffix}", name, path.name, Path(name).name)
+        table = next((one for one in names if one in self.tables), names[-1])
         if table not in self.tables and outline is not None and not outline.num_frames:
-            raise MissingStreamError(f"{Path(path).name} has no picture, and no table of features.")
+            raise MissingStreamError(f"{path.name} has no picture, and no table of features.")
         track = self.tables.read(table)
-        if outline is not None and outline.num_frames and len(track.timestamps) > 1:
-            _check_length(Path(path).name, self.tables.members[table].name, track.timestamps, outline)
-        yield from zip(*track, strict=True)
+        if outline is not None and outline.num_frames and len(track.timestamps) > 1 and _is_gapless(track):
+            _check_length(path.name, self.tables.members[table].name, track.timestamps, outline)
+        track = on_stream_clock(track, path, f"table {table}")
+        if notes is not None:
+            notes.extend(track.doubts)
+        yield from _noted(zip(*track, strict=True), track.identity, notes)
+
+
+def _noted(frames, identity, notes):
+    """The frames; then a note where OpenFace's calibration matters for a recording of their length."""
+    seconds = 0.0
+    for row in frames:
+        seconds = row[0]
+        yield row
+    if notes is not None and identity is not None and (note := calibration_note(identity, seconds)):
+        notes.append(note)
 
 
 def find_faces(processor, action_units_folder=None, extractor=None, choices=CHOICES, **options):
@@ -81,7 +98,8 @@ def find_faces(processor, action_units_folder=None, extractor=None, choices=CHOI
         extractor ([`Extractor`], *optional*): To take instead of the one that the model names.
         choices (`str`, *optional*): What to do where the features cannot be made, for errors.
         options: Of the extractor that the model names: `face_landmarker` of [`find_mediapipe`], or those of
-            [`find_openface`]. `None` stands for the default.
+            [`find_openface`]. `None` stands for the default. `calibration_window` has no effect where the model names
+            MediaPipe, or states the window of its training clips.
 
     Returns:
         [`FacesOfTables`] or [`FacesOfExtractor`]
@@ -112,6 +130,11 @@ def _of_tables(folder):
     return FacesOfTables(TrackFolder(folder, name_of=str))
 
 
+def _is_gapless(track):
+    """Whether the rows are of all frames up to the last; those of one face of several may not be."""
+    return track.frames is None or int(track.frames[-1]) + 1 == len(track.frames)
+
+
 def _check_length(video, table, timestamps, outline):
     """Refuses a table that has neither about as many frames as the video nor about its duration."""
     frames, expected, expected_seconds = len(timestamps), outline.num_frames, outline.video_seconds
@@ -130,11 +153,23 @@ def _extractor_of(trained, options, choices):
         raise ValueError(f"The model does not say which features of the face it was trained on. {choices}")
     if trained.name not in ("mediapipe", "openface") or trained.statistic is not None:
         raise ValueError(f"The model was trained on features of {trained}, which nothing here makes. {choices}")
-    if trained.name == "openface":
-        options = {**options, "static": trained.settings.get("calibration") == "static"}
     try:
-        return find_extractor(trained.name, **options)
+        return _openface_like(trained, options) if trained.name == "openface" else _mediapipe_like(options)
     except ExtractorUnavailableError as error:
         raise ExtractorUnavailableError(
             f"The model was trained on features of {trained}, which cannot be made here: {error} Otherwise: {choices}"
         ) from error
+
+
+def _openface_like(trained, options):
+    """OpenFace calibrated as it was for training; tried out before any clip is read."""
+    window = trained.settings.get("calibration_window")
+    options = {**options, "static": trained.settings.get("calibration") == "static"}
+    extractor = find_extractor("openface", **options if window is None else {**options, "calibration_window": window})
+    extractor.check_installation()
+    return extractor
+
+
+def _mediapipe_like(options):
+    """MediaPipe, which needs no calibration."""
+    return find_extractor("mediapipe", **{key: one for key, one in options.items() if key != "calibration_window"})

@@ -19,6 +19,7 @@ from .clip_report import Limits, report_clip
 from .enrollment import ENOUGH, enroll_speaker
 from .faces import find_faces
 from .model_info import read_model_info
+from .predict import WINDOW
 from .report_html import error_html, model_html, notes_html, report_html
 
 logger = logging.getLogger(__name__)
@@ -54,17 +55,19 @@ class PageSession:
 
     def _faces(self, options):
         """(source of the features of the face or `None`, what visitors should know about it)."""
-        if "openface" in options and self.trained != "openface":
+        stray = next((name for name in ("openface", "openface_models", "timeout") if name in options), None)
+        if stray is not None and self.trained != "openface":
             raise ValueError(
-                f"--openface {options['openface']} is of no use here: the model was trained on features of "
+                f"{_flag(stray)} {options[stray]} is of no use here: the model was trained on features of "
                 f"{self.trained or 'an unknown extractor'}. Leave it out."
             )
         try:
-            return find_faces(self.extractor, **options), []
+            return find_faces(self.extractor, calibration_window=WINDOW, **options), []
         except (ExtractorUnavailableError, ValueError) as error:
             reason = error.__cause__ or error  # without the remedies of other commands
             if options:
-                raise type(error)(f"{reason} Without --openface, clips are answered by their sound alone.") from error
+                flags = " and ".join(map(_flag, options))
+                raise type(error)(f"{reason} Without {flags}, clips are answered by their sound alone.") from error
             logger.warning("Clips are answered by their sound alone: %s", reason)
             return None, [self._missing_faces()]
 
@@ -188,6 +191,10 @@ def _faces_of(table, clip, extractor, otherwise, names):
         copy.write_bytes(Path(table).read_bytes())
         names.update({copy: Path(table).name, copy.name: Path(table).name})
         yield _faces_of_table(folder, extractor, Path(table).name)
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def _faces_of_table(folder, extractor, name):

@@ -1,5 +1,6 @@
 """A media file as the two streams of a recording, decoded while they are read, on the container's clock."""
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ import av
 from ..features import MediaError, MissingStreamError, read_sound
 from ..features.media import LOCAL_ONLY
 from ..windows import LONGEST, Recording, cut
+
+logger = logging.getLogger(__name__)
 
 NEAREST = 0.75  # of the time between frames at the model's frame rate; what follows sooner is passed over
 
@@ -137,10 +140,16 @@ def open_recording(path, faces, sampling_rate=16_000, streams="both", damage="re
     if streams != "video":
         recording.sound = _as_far_as_it_goes(read_sound(path, sampling_rate), recording.notes, damage)
     if streams != "audio":
-        frames = faces.frames(path, path.stem if name is None else name)
+        frames = faces.frames(path, path.stem if name is None else name, recording.notes)
         frames = frames if frame_rate is None else _thinned(frames, NEAREST / frame_rate)
         recording.faces = _as_far_as_it_goes(frames, recording.notes, damage)
     return recording
+
+
+def log_notes(name: str, notes: list[str]) -> None:
+    """Warns of what was noted while a recording was read, where no answer carries it."""
+    for note in notes:
+        logger.warning("%s: %s", name, note)
 
 
 def _thinned(frames, gap):

@@ -26,7 +26,7 @@ from ..features.whole import write_whole
 from ..modeling_aver import AverForEmotionClassification
 from ..windows import cut
 from .display import print_table
-from .recordings import open_recording
+from .recordings import log_notes, open_recording
 
 STEP = 0.005  # seconds between two shifts that are tried; a frame of video lasts 0.033
 MAX_SHIFT = 1.0  # seconds either way
@@ -249,6 +249,7 @@ def _offset_of_clip(recognize, clip, faces, max_shift):
             offsets += _offsets_of_windows(recognize, batch, max_shift)
             batch = []
     offsets += _offsets_of_windows(recognize, batch, max_shift)
+    log_notes(clip.name, recording.notes)
     if (offset := combine(offsets)) is None:
         notes = " ".join(recording.notes)
         raise ValueError(f"It has no {SHORTEST:.0f} s with both sound and a face to compare. {notes}".strip())
