@@ -132,6 +132,28 @@ def test_a_process_that_waits_for_others_in_vain_ends_with_a_message(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_hosts_of_which_only_some_share_a_folder_are_refused(recipe, tmp_path):  # noqa: F811
+    common = {**os.environ, "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "OMP_NUM_THREADS": "1"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29547"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "train_hf.py", str(recipe), "--output_dir", str(tmp_path / folder)],
+            cwd=ROOT,
+            env={**common, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, folder in enumerate(("shared", "shared", "own"))
+    ]
+    told = [process.communicate(timeout=240)[1].strip().splitlines()[-1] for process in started]
+    assert [process.returncode for process in started] == [1, 1, 1]
+    assert all(
+        "is one folder for some of the 3 hosts and another for others. Give one that all" in line for line in told
+    )
+    assert not [path for folder in ("shared", "own") for path in (tmp_path / folder).iterdir()]
+
+
 def test_an_error_of_another_kind_is_no_lost_process():
     assert lost_process(RuntimeError("shapes do not fit")) is None
     closed = "[/third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:1. This is typical"
