@@ -46,13 +46,12 @@ from datasets_scripts.built import load_published
 from modeling_aver.training.adapters import merge_lora
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.card import write_card
-from modeling_aver.training.checkpoints import where_to_start
+from modeling_aver.training.checkpoints import delete_run, where_to_start
 from modeling_aver.training.experiment_card import write_experiment_card
 from modeling_aver.training.folds import (
     arguments_that_matter,
     begin,
     check_experiment_folder,
-    delete_run,
     find_finished_run,
     is_finished,
     plan_runs,
