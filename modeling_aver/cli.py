@@ -83,7 +83,7 @@ def _check_runtime(model, runtime):
     """Refuses a model that `runtime` cannot run, before anything is loaded."""
     from .inference.onnx_model import check_installed, runtime_of
 
-    if runtime_of(_saved(model), runtime) == "onnx":
+    if runtime == "onnx" or runtime_of(_saved(model), runtime) == "onnx":
         check_installed("onnxruntime")
 
 
@@ -502,8 +502,10 @@ def live(
     from .inference.enrollment import check_streams
     from .inference.live import LiveRecognizer, run_live
     from .inference.live_sources import check_live_request, find_live_faces, open_source
+    from .inference.onnx_model import runtime_of
 
     check_streams(streams)
+    runtime_of(model)  # refuses a folder of `aver export torch`
     check_live_request(streams, file, action_units_folder)
     torch.set_num_threads(max((os.cpu_count() or 2) - 1, 1))  # the camera and the face keep a core
     _, processor = load_settings(_saved(model))
