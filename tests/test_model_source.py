@@ -56,6 +56,7 @@ def aver(*arguments):
     CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
 
 
+SAMPLE = str(SAMPLE_DIR)
 COMMANDS = {
     "evaluate": ("evaluate", "runs/dmeo"),
     "figure3": ("figure3", "runs/dmeo"),
@@ -66,17 +67,7 @@ COMMANDS = {
     "app": ("app", "--model", "runs/dmeo"),
     "live": ("live", "--model", "runs/dmeo", "--file", CLIP),
     "export onnx": ("export", "onnx", "runs/dmeo", "--out", "out"),
-    "reproduce": (
-        "reproduce",
-        "table3",
-        "crema_d",
-        "--encoder",
-        "runs/dmeo",
-        "--data",
-        str(SAMPLE_DIR),
-        "--out",
-        "out",
-    ),
+    "reproduce": ("reproduce", "table3", "crema_d", "--encoder", "runs/dmeo", "--data", SAMPLE, "--out", "out"),
 }
 
 

@@ -403,7 +403,7 @@ MISSING = {
     "clips": (("--dataset_name", "my.csv"), r"`dataset_name` \(my.csv\) is no file. Give the CSV of your clips"),
     "corpus": (("--dataset_name", "a/b/c"), r"`dataset_name` \(a/b/c\) is neither crema_d, ravdess, a folder, nor"),
     "features": (("--action_units_folder", "nowhere"), r"`action_units_folder` \(nowhere\) is neither a folder nor a"),
-    "encoder": (("--encoder", "path/to/xlsr"), "The audio encoder path/to/xlsr is neither a folder nor an id of the"),
+    "encoder": (("--encoder", "path/to/xlsr"), "There is no folder path/to/xlsr, and it is not a Hub id"),
     "encoder without a configuration": (
         ("--encoder", "."),
         r"The audio encoder \. cannot be loaded: .*Check --encoder",

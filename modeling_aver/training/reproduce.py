@@ -14,6 +14,7 @@ from .experiment_results import read_runs
 from .experiment_tables import experiment_table, notes_of, print_table, write_tables
 from .experiments import find_experiment
 from .figure3 import draw_figure3
+from .model_source import check_model_source
 from .reproduction import plan_experiment, run_jobs
 from .scored_data import CORPORA, HUB_ID
 
@@ -109,8 +110,7 @@ def _check_data(data_args):
 
 
 def _check_encoder(name, revision):
-    if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
-        raise ValueError(f"The audio encoder {name} is neither a folder nor an id of the Hub. Check --encoder.")
+    check_model_source(name, revision)
     try:
         AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -18,7 +18,6 @@ from ..features.whole import write_whole
 from .arguments import ModelArguments, parse_arguments
 from .experiments import SIZES, VARIED, Experiment, Row
 from .folds import arguments_that_matter, begin, is_finished
-from .model_source import check_model_source
 from .run_folder import portable_results
 
 LOG = "train.log"
@@ -165,9 +164,6 @@ def run_jobs(jobs, processes=1):
     waiting = [job for job in jobs if not job.is_finished()]
     if not waiting:
         return []
-    arguments = waiting[0].arguments  # the encoder is that of all rows
-    if encoder := arguments.get("audio_model_name_or_path"):
-        check_model_source(encoder, arguments.get("model_revision"))
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     failures = []
     with Progress(*columns, console=Console(stderr=True)) as bar:
