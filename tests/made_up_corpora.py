@@ -48,7 +48,7 @@ def tiny_sound(format="WAV", sampling_rate=16_000, seconds=0.01):
 
 def tiny_openface(num_frames=2, success=True, extra_columns=0):
     """An OpenFace table's bytes: commas and spaces as in the real ones, two digits, frames at 29.97 Hz."""
-    from modeling_aver.features import ACTION_UNITS
+    from modeling_aver.features.openface_csv import ACTION_UNITS
 
     found = ["success"] if success else []
     more = [f"x_{i}" for i in range(extra_columns)]

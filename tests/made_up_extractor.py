@@ -8,13 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_aver.features import (
-    ExtractionError,
-    ExtractorUnavailableError,
-    FaceTrack,
-    FeatureIdentity,
-    read_frames,
-)
+from modeling_aver.features.base import ExtractionError, ExtractorUnavailableError, FaceTrack, FeatureIdentity
+from modeling_aver.io.media import read_frames
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from conftest import aver_config, aver_model
 from transformers import TrainerState
 
 from modeling_aver import AverProcessor
-from modeling_aver.training.results import write_results
+from modeling_aver.evaluation.results import write_results
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 IDENTITY = {

@@ -6,7 +6,7 @@ import av
 import numpy as np
 
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.features import read_audio, read_frames
+from modeling_aver.io.media import read_audio, read_frames
 
 CLIPS = sorted((SAMPLE_DIR / "VideoFlash").glob("*.flv"))
 RATE = 16_000

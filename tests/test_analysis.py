@@ -3,7 +3,7 @@ import pytest
 from conftest import aver_config, aver_model
 
 from modeling_aver import AverProcessor
-from modeling_aver.analysis import FeatureDynamics, feature_dynamics, plot_feature_dynamics
+from modeling_aver.analysis.dynamics import FeatureDynamics, feature_dynamics, plot_feature_dynamics
 
 AUDIO_TIMES, VIDEO_TIMES = np.arange(100) / 50, np.arange(60) / 30
 

@@ -19,7 +19,7 @@ from test_train_hf import own_clips  # noqa: F401, a fixture
 import train_hf
 from datasets_scripts import SAMPLE_DIR
 from modeling_aver import AverProcessor, SpeakerProfile
-from modeling_aver.training.results import PROTOCOLS
+from modeling_aver.evaluation.results import PROTOCOLS
 
 ROWS = [
     *("anger,anna,train", "sad,ben,train", "anger,ben,train", "sad,anna,train"),

@@ -5,7 +5,7 @@ from conftest import aver_config, aver_model
 from typer.testing import CliRunner
 
 from modeling_aver import AverProcessor, __version__
-from modeling_aver.cli import app
+from modeling_aver.cli.main import app
 
 
 @pytest.fixture(scope="module")

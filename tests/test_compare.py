@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from modeling_aver.cli import app
-from modeling_aver.training.comparison import compare_runs
-from modeling_aver.training.results import read_predictions, write_results
-from modeling_aver.training.statistics import difference_intervals, score_intervals
+from modeling_aver.cli.main import app
+from modeling_aver.evaluation.bootstrap import difference_intervals, score_intervals
+from modeling_aver.evaluation.comparison import compare_runs
+from modeling_aver.evaluation.results import read_predictions, write_results
 
 TRUTH = ["anger", "sad", "anger", "sad"] * 5
 

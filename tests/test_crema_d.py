@@ -14,10 +14,13 @@ import soundfile
 from made_up_corpora import crema_d_names, shared_file, tiny_openface, tiny_sound
 
 from datasets_scripts import SAMPLE_DIR, CremaD, load_crema_d
-from datasets_scripts.build import build_corpus
 from datasets_scripts.crema_d import EMOTIONS, KNOWN_BAD_CLIPS, NUM_CLIPS, SENTENCES
+from datasets_scripts.hub.build import build_corpus
 from datasets_scripts.schema import identity_of
-from modeling_aver.features import ACTION_UNITS, FaceTrack, FeatureIdentity, MediaError, write_features
+from modeling_aver.features.base import FaceTrack, FeatureIdentity
+from modeling_aver.features.openface_csv import ACTION_UNITS
+from modeling_aver.features.tables import write_features
+from modeling_aver.io.media import MediaError
 
 PERCEIVED = "FileName,VoiceVote,VoiceLevel,FaceVote,FaceLevel,MultiModalVote,MultiModalLevel\n"
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import train_hf
 from datasets_scripts import SAMPLE_DIR
-from datasets_scripts.built import load_published, push_build
-from modeling_aver.cli import app
-from modeling_aver.features.media import LFS_POINTER
+from datasets_scripts.hub.record import load_published, push_build
+from modeling_aver.cli.main import app
+from modeling_aver.io.media import LFS_POINTER
 from modeling_aver.training.arguments import DataArguments
 
 

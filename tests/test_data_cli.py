@@ -19,10 +19,10 @@ from made_up_runs import change_json
 from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR, CremaD, load_crema_d
-from datasets_scripts.built import Build
 from datasets_scripts.crema_d import KNOWN_BAD_CLIPS
-from datasets_scripts.shards import sha256_of
-from modeling_aver.cli import app
+from datasets_scripts.hub.record import Build
+from datasets_scripts.hub.shards import sha256_of
+from modeling_aver.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 # Three speakers of each part of speaker_holdout, so that every part of every configuration holds a clip.
@@ -211,7 +211,9 @@ def test_speech_and_song_of_ravdess_are_built_side_by_side(ravdess):
 @pytest.mark.parametrize(("answer", "pushed"), [("n\n", 0), ("y\n", 1), (None, 0)], ids=["no", "yes", "no answer"])
 def test_pushing_recordings_of_ravdess_asks_first(ravdess, monkeypatch, answer, pushed):
     calls = []
-    monkeypatch.setattr("datasets_scripts.built.push_build", lambda *call, **options: calls.append(call) or "https://")
+    monkeypatch.setattr(
+        "datasets_scripts.hub.record.push_build", lambda *call, **options: calls.append(call) or "https://"
+    )
     run = aver("push", ravdess, "org/ravdess", answer=answer)
     assert "CC BY-NC-SA 4.0" in run.output and len(calls) == pushed
     assert (run.exit_code == 0) == bool(pushed)

@@ -12,9 +12,10 @@ from faults import full_disk, read_only
 from made_up_corpora import tiny_sound
 from rich.console import Console
 
-from datasets_scripts import downloads, load_crema_d, load_ravdess, transfer
-from datasets_scripts.transfer import DownloadError, RemoteFile, fetch
-from modeling_aver.features.whole import WriteError
+from datasets_scripts import downloads, load_crema_d, load_ravdess
+from modeling_aver.io import download as transfer
+from modeling_aver.io.atomic import WriteError
+from modeling_aver.io.download import DownloadError, RemoteFile, fetch
 
 CONTENT = bytes(range(256)) * 40
 SIZE = 10_240  # bytes

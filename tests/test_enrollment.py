@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR, load_crema_d
 from modeling_aver import AverProcessor, SpeakerProfile
-from modeling_aver.cli import app
+from modeling_aver.cli.main import app
 from modeling_aver.features.clips import Clip
 from modeling_aver.inference.enrollment import enroll_speaker
-from modeling_aver.training.profiles import estimate_profile
+from modeling_aver.training.speaker_statistics import estimate_profile
 
 WHOSE = ("own", "plain")
 VIDEOS, TABLES = SAMPLE_DIR / "VideoFlash", SAMPLE_DIR / "OpenFace"
@@ -43,7 +43,7 @@ def test_enroll_writes_what_the_dataset_gives_of_the_same_clips(saved, tmp_path)
     out = tmp_path / "actor.safetensors"
     output = aver("enroll", VIDEOS, "--model", saved, "--out", out, "--action-units-folder", TABLES)
     profile = SpeakerProfile.load(out)
-    from modeling_aver.cli import _load
+    from modeling_aver.cli.main import _load
 
     rows = load_crema_d(SAMPLE_DIR, split="train")
     expected = estimate_profile(*_load(str(saved)), rows)
@@ -107,7 +107,7 @@ def test_a_long_recording_counts_as_several_clips(tmp_path):
 
 
 def test_predict_answers_for_the_person_of_the_profile(saved, tmp_path):
-    from modeling_aver.cli import _load
+    from modeling_aver.cli.main import _load
     from modeling_aver.training.collation import AverDataCollator
 
     out, video = tmp_path / "actor.safetensors", VIDEOS / "1001_DFA_ANG_XX.flv"

@@ -13,15 +13,11 @@ from test_cli import aver
 from test_predict import OPENFACE, TABLES, VIDEOS, saved
 
 from modeling_aver import AverProcessor
-from modeling_aver.inference import export, load_pipeline
-from modeling_aver.inference.agreement import (
-    check_agreement,
-    own_material,
-    sample_material,
-    samples_were_trained_on,
-)
-from modeling_aver.inference.export import _example, _parity, export_onnx, export_torch
+from modeling_aver.export import exporter as export
+from modeling_aver.export.agreement import check_agreement, own_material, sample_material, samples_were_trained_on
+from modeling_aver.export.exporter import _example, _parity, export_onnx, export_torch
 from modeling_aver.inference.onnx_model import OnnxModel, complete, input_names, runtime_of, separate_clips
+from modeling_aver.inference.predict import load_pipeline
 
 NEEDED = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(NEEDED), reason=f"waits for {', '.join(NEEDED)}")
@@ -220,7 +216,7 @@ def test_own_clips_are_read_evenly_and_those_that_cannot_be_are_named(tmp_path, 
     assert material.clips.startswith("6 of 7 clips in ") and material.windows[0].success.all()
     with pytest.raises(ValueError, match=r"No clip under .* can be read. empty.mp4 is empty \(0 bytes\)"):
         own_material(extractor, [tmp_path], streams="audio")
-    monkeypatch.setattr("modeling_aver.inference.agreement.MOST_CLIPS", 3)
+    monkeypatch.setattr("modeling_aver.export.agreement.MOST_CLIPS", 3)
     names = [window.recording for window in own_material(extractor, [VIDEOS], TABLES).windows]
     assert names == [f"1001_DFA_{emotion}_XX.flv" for emotion in ("ANG", "FEA", "NEU")]
 

@@ -22,23 +22,14 @@ from made_up_openface import write_openface
 from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.cli import app
-from modeling_aver.features import (
-    ExtractorUnavailableError,
-    FaceTrack,
-    MediaError,
-    extract_clips,
-    find_clips,
-    find_extractor,
-    read_features,
-    read_timestamps,
-    write_features,
-)
+from modeling_aver.cli.main import app
+from modeling_aver.features.base import ExtractorUnavailableError, FaceTrack
 from modeling_aver.features.child import clear_stale_folders, work_folder
-from modeling_aver.features.clips import this_share
-from modeling_aver.features.extract import BEFORE
-from modeling_aver.features.media import LFS_POINTER
+from modeling_aver.features.clips import find_clips, this_share
+from modeling_aver.features.extraction import BEFORE, extract_clips, find_extractor
+from modeling_aver.features.tables import read_features, write_features
 from modeling_aver.features.workers import in_processes
+from modeling_aver.io.media import LFS_POINTER, MediaError, read_timestamps
 
 VIDEOS = SAMPLE_DIR / "VideoFlash"
 
@@ -231,7 +222,7 @@ def test_a_full_disk_ends_the_run_and_is_no_clips_fault(folder, extractor, tmp_p
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("modeling_aver.features.extract.write_features", full)
+    monkeypatch.setattr("modeling_aver.features.extraction.write_features", full)
     with pytest.raises(OSError, match="No space left"):
         extract_clips(extractor, find_clips([folder]), tmp_path / "out")
 
@@ -462,7 +453,7 @@ def test_a_strict_run_over_processes_ends_in_one_line(folder, tmp_path):
 
 def start(*arguments, **variables):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "modeling_aver.cli", "extract", *map(str, arguments)]
+    command = [sys.executable, "-m", "modeling_aver.cli.main", "extract", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env={**os.environ, **variables}, **pipes)
 
@@ -552,7 +543,7 @@ def test_a_folder_that_a_live_run_uses_is_never_cleared(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_processes_of_a_launcher_share_the_clips(blendshapes, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "modeling_aver.cli", "extract", str(VIDEOS), "--out", str(tmp_path / "out")]
+    command += ["-m", "modeling_aver.cli.main", "extract", str(VIDEOS), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, env={**os.environ, **blendshapes}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     reports = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("report-*.json"))]

@@ -14,7 +14,7 @@ from test_checkpoints import cut, flip, one_thread, recipe, run, trained, undist
 from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.cli import app
+from modeling_aver.cli.main import app
 from modeling_aver.training import checkpoints
 from modeling_aver.training.checkpoints import last_complete
 

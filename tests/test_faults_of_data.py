@@ -19,15 +19,16 @@ from test_predict import BRIGHTNESS, saved
 from typer.testing import CliRunner
 
 from datasets_scripts import SAMPLE_DIR, CremaD
-from datasets_scripts.build import validate_build
-from datasets_scripts.tracks import TrackFolder
+from datasets_scripts.hub.build import validate_build
 from modeling_aver import AverProcessor
-from modeling_aver.cli import app
-from modeling_aver.features import extract_clips, find_clips
-from modeling_aver.features.openface_program import find_openface
-from modeling_aver.features.whole import WriteError
-from modeling_aver.inference import FacesOfExtractor, load_pipeline, predict_clips
-from modeling_aver.inference.faces import FacesOfTables
+from modeling_aver.cli.main import app
+from modeling_aver.features.clips import find_clips
+from modeling_aver.features.extraction import extract_clips
+from modeling_aver.features.openface import find_openface
+from modeling_aver.features.track_folder import TrackFolder
+from modeling_aver.inference.faces import FacesOfExtractor, FacesOfTables
+from modeling_aver.inference.predict import load_pipeline, predict_clips
+from modeling_aver.io.atomic import WriteError
 
 VIDEOS, TABLES = SAMPLE_DIR / "VideoFlash", SAMPLE_DIR / "OpenFace"
 NO_ROOM = (

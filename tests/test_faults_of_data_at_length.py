@@ -17,20 +17,15 @@ from test_data_cli import crema_d_tree
 from test_extract import tables
 from test_faults_of_data import contents, done
 
-from datasets_scripts.build import validate_build
+from datasets_scripts.hub.build import validate_build
 from modeling_aver import AverProcessor
-from modeling_aver.features import (
-    FaceTrack,
-    FeatureIdentity,
-    extract_clips,
-    find_clips,
-    read_audio,
-    read_features,
-    read_timestamps,
-    write_features,
-)
-from modeling_aver.features.whole import WriteError
-from modeling_aver.inference.export import export_torch
+from modeling_aver.export.exporter import export_torch
+from modeling_aver.features.base import FaceTrack, FeatureIdentity
+from modeling_aver.features.clips import find_clips
+from modeling_aver.features.extraction import extract_clips
+from modeling_aver.features.tables import read_features, write_features
+from modeling_aver.io.atomic import WriteError
+from modeling_aver.io.media import read_audio, read_timestamps
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from test_feature_cache import FROZEN, losses_of
 import train_hf
 from datasets_scripts.schema import wav_bytes
 from modeling_aver import AverProcessor
-from modeling_aver.features.whole import WriteError
+from modeling_aver.io.atomic import WriteError
 from modeling_aver.training import encoding
 from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.encoding import fill_cache

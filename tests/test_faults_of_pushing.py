@@ -18,11 +18,11 @@ from made_up_runs import made_up_run
 from test_data_cli import SAMPLE_DIR
 from test_push import PIECES, ROOT, aver, content, elsewhere, here, hub
 
-from datasets_scripts import uploads
-from datasets_scripts.build import build_corpus
-from datasets_scripts.built import push_build
-from datasets_scripts.uploads import UploadError
-from modeling_aver.training.push import push_run
+from datasets_scripts.hub.build import build_corpus
+from datasets_scripts.hub.record import push_build
+from modeling_aver.cards.push import push_run
+from modeling_aver.io import uploads
+from modeling_aver.io.uploads import UploadError
 
 COMMIT = "/api/models/org/aver/commit/main"
 CREATE = "/api/repos/create"
@@ -208,7 +208,7 @@ def test_a_hub_that_is_not_there_is_told_in_one_line(run, monkeypatch, naps):
     assert "\n" not in str(outcome.exception)
 
 
-PUSH = "import sys; from modeling_aver.training.push import push_run; push_run(*sys.argv[1:])"
+PUSH = "import sys; from modeling_aver.cards.push import push_run; push_run(*sys.argv[1:])"
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ import train_hf
 from datasets_scripts import SAMPLE_DIR, load_crema_d
 from datasets_scripts.schema import wav_bytes
 from modeling_aver import AverProcessor
-from modeling_aver.cli import app
+from modeling_aver.cli.main import app
 from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.checkpoints import ASIDE, find_checkpoints, problem_of
 from modeling_aver.training.collation import AverDataCollator

@@ -17,21 +17,17 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from datasets_scripts import load_clips
-from datasets_scripts.tracks import TrackFolder
 from modeling_aver import AverProcessor
-from modeling_aver.cli import app
-from modeling_aver.features import (
-    ACTION_UNITS,
-    FeatureIdentity,
-    MediaError,
-    find_clips,
-    read_audio,
-    read_features,
-    read_sound,
-    read_timestamps,
-)
+from modeling_aver.cli.main import app
+from modeling_aver.features.base import FeatureIdentity
+from modeling_aver.features.clips import find_clips
 from modeling_aver.features.clock import calibration_note
-from modeling_aver.inference import FacesOfExtractor, FacesOfTables, load_pipeline, predict_clips
+from modeling_aver.features.openface_csv import ACTION_UNITS
+from modeling_aver.features.tables import read_features
+from modeling_aver.features.track_folder import TrackFolder
+from modeling_aver.inference.faces import FacesOfExtractor, FacesOfTables
+from modeling_aver.inference.predict import load_pipeline, predict_clips
+from modeling_aver.io.media import MediaError, read_audio, read_sound, read_timestamps
 
 KEPT = {"avoid_negative_ts": "disabled"}
 RATE = 16_000

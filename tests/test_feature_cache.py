@@ -20,7 +20,7 @@ from test_train_hf import TINY
 import train_hf
 from datasets_scripts import load_crema_d
 from modeling_aver import AverProcessor
-from modeling_aver.features.progress import ClipCounter, LineProgress
+from modeling_aver.io.progress import ClipCounter, LineProgress
 from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.encoding import RunningStatistics, fill_cache, fit_audio_standardization
 from modeling_aver.training.feature_cache import FeatureCache, clip_key
@@ -216,7 +216,7 @@ def test_two_processes_share_the_encoding_and_read_each_others_frames(recipe, tm
 
 @pytest.mark.slow
 def test_a_log_says_how_far_the_encoding_is_while_it_runs(recipe, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("modeling_aver.features.progress.LEAST", 0.0)
+    monkeypatch.setattr("modeling_aver.io.progress.LEAST", 0.0)
     train_hf.main([str(recipe), "--feature_cache_dir", str(tmp_path / "cache")])
     printed = capfd.readouterr()
     lines = [line for line in printed.err.splitlines() if line.startswith("encoding sound: ")]

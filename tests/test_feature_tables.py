@@ -7,15 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from modeling_aver.features import (
-    FaceTrack,
-    FeatureIdentity,
-    MediaError,
-    check_same_features,
-    read_features,
-    write_features,
-)
-from modeling_aver.features.table import read_header
+from modeling_aver.features.base import FaceTrack, FeatureIdentity, check_same_features
+from modeling_aver.features.tables import read_features, read_header, write_features
+from modeling_aver.io.media import MediaError
 
 IDENTITY = FeatureIdentity("openface", "2.2.0", {"calibration": "dynamic"}, ("AU01_r", "AU02_r", "AU04_r"))
 

@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from datasets_scripts import SAMPLE_DIR, load_crema_d
 from modeling_aver import AverProcessor
 from modeling_aver.training.collation import AverDataCollator
-from modeling_aver.training.fillers import ClipsWithFillers, fill_last_batches
+from modeling_aver.training.even_batches import ClipsWithFillers, fill_last_batches
 from modeling_aver.training.modality_dropout import drop_streams
 
 

@@ -10,7 +10,9 @@ from made_up_corpora import tiny_openface, tiny_sound
 
 from datasets_scripts import SAMPLE_DIR, SchemaError, check_columns, find_problems, load_clips, load_crema_d
 from datasets_scripts.schema import clip_features, identity_of, stream_columns
-from modeling_aver.features import FaceTrack, FeatureIdentity, MediaError, write_features
+from modeling_aver.features.base import FaceTrack, FeatureIdentity
+from modeling_aver.features.tables import write_features
+from modeling_aver.io.media import MediaError
 
 TABLE = "file,label,speaker\nanna/01.wav,happy,anna\nben/01.wav,sad,ben\nben/02.flac,happy,ben\n"
 

@@ -17,9 +17,9 @@ from made_up_corpora import ravdess_names, tiny_sound
 from test_train_hf import ROOT, TINY
 
 import train_hf
-from modeling_aver.training.experiment_card import write_experiment_card
-from modeling_aver.training.folds import ARGUMENTS, Run, find_folds, plan_runs, summarize
-from modeling_aver.training.push import push_run
+from modeling_aver.cards.experiment_card import write_experiment_card
+from modeling_aver.cards.push import push_run
+from modeling_aver.evaluation.cross_validation import ARGUMENTS, Run, find_folds, plan_runs, summarize
 
 FAMILY = "luna_jimenez_5fold"
 FOLDS = ["1", "2", "3", "4", "5"]

@@ -25,18 +25,19 @@ from mutations import changed_json, damaged_bytes, damaged_table
 from remade_media import CLIPS
 
 from datasets_scripts import SAMPLE_DIR
-from datasets_scripts.built import RECORD, Build
+from datasets_scripts.clips import read_clips_table
 from datasets_scripts.crema_d_tables import read_demographics, read_perceived
-from datasets_scripts.felt import read_felt
-from datasets_scripts.folder import read_clips_table
-from datasets_scripts.media_tree import find_members
+from datasets_scripts.hub.record import RECORD, Build
 from modeling_aver import AverConfig, AverFeatureExtractor, AverForEmotionClassification, SpeakerProfile
-from modeling_aver.features import read_audio, read_features, read_openface, read_timestamps
-from modeling_aver.features.table import read_header, write_features
+from modeling_aver.evaluation.results import read_predictions
+from modeling_aver.evaluation.run_folder import FinishedRun
+from modeling_aver.features.openface_csv import read_openface
+from modeling_aver.features.pyfeat import read_felt
+from modeling_aver.features.tables import read_features, read_header, write_features
+from modeling_aver.io.archives import find_members
+from modeling_aver.io.media import read_audio, read_timestamps
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.feature_cache import FeatureCache, clip_key
-from modeling_aver.training.results import read_predictions
-from modeling_aver.training.run_folder import FinishedRun
 
 EVERY_DAY, MANY = 12, 120
 LONGEST = 700  # characters of a line that a person still reads

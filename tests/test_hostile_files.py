@@ -19,17 +19,20 @@ from remade_media import CLIPS
 from test_predict import BRIGHTNESS, saved
 from transformers import AutoModel
 
-from datasets_scripts import media_tree
-from datasets_scripts.media_tree import find_members
 from modeling_aver import AverForEmotionClassification
-from modeling_aver.cli import _load as load_as_commands_do
-from modeling_aver.features import MediaError, read_features, table
-from modeling_aver.inference import FacesOfExtractor, load_pipeline
-from modeling_aver.inference.clip_report import Limits, report_clip
-from modeling_aver.inference.report_html import report_html, result_files
+from modeling_aver.app.report import Limits, report_clip
+from modeling_aver.app.report_html import report_html, result_files
+from modeling_aver.cards.model_card import render_card
+from modeling_aver.cli.main import _load as load_as_commands_do
+from modeling_aver.evaluation.run_folder import FinishedRun
+from modeling_aver.features import tables as table
+from modeling_aver.features.tables import read_features
+from modeling_aver.inference.faces import FacesOfExtractor
+from modeling_aver.inference.predict import load_pipeline
+from modeling_aver.io import archives as media_tree
+from modeling_aver.io.archives import find_members
+from modeling_aver.io.media import MediaError
 from modeling_aver.training.arguments import parse_arguments
-from modeling_aver.training.card import render_card
-from modeling_aver.training.run_folder import FinishedRun
 
 PWNED = "from pathlib import Path\nPath({path!r}).touch()\nclass Evil: pass\n"
 
@@ -319,8 +322,8 @@ def test_the_page_serves_no_file_of_the_server(sound_folder, monkeypatch, path):
     gradio = pytest.importorskip("gradio", reason='needs Gradio: pip install ".[app]"')
     from starlette.testclient import TestClient
 
-    from modeling_aver.inference.page_session import PageSession
-    from modeling_aver.inference.web_page import build_page
+    from modeling_aver.app.page import build_page
+    from modeling_aver.app.session import PageSession
 
     monkeypatch.chdir(sound_folder)
     page = build_page(PageSession(load_pipeline(sound_folder)))

@@ -14,10 +14,11 @@ from remade_media import CLIPS, joined, remake
 from test_cli import aver
 from test_predict import BRIGHTNESS, OPENFACE, TABLES, saved
 
-from modeling_aver.features import MediaError
-from modeling_aver.inference import FacesOfExtractor, load_pipeline
-from modeling_aver.inference.live import OLDEST, LiveRecognizer, SoundRing, run_live
-from modeling_aver.inference.live_sources import BACKLOG, BLOCK, DeviceSource, FileSource, open_source
+from modeling_aver.inference.faces import FacesOfExtractor
+from modeling_aver.inference.predict import load_pipeline
+from modeling_aver.io.media import MediaError
+from modeling_aver.live.recognizer import OLDEST, LiveRecognizer, SoundRing, run_live
+from modeling_aver.live.sources import BACKLOG, BLOCK, DeviceSource, FileSource, open_source
 
 RATE = 16_000
 

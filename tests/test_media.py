@@ -12,15 +12,8 @@ import soundfile
 from made_up_media import cut, flip, tone, write_sound, write_video
 
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.features import (
-    MediaError,
-    MissingStreamError,
-    media,
-    read_audio,
-    read_frames,
-    read_sound,
-    read_timestamps,
-)
+from modeling_aver.io import media
+from modeling_aver.io.media import MediaError, MissingStreamError, read_audio, read_frames, read_sound, read_timestamps
 
 CLIP = SAMPLE_DIR / "VideoFlash" / "1001_DFA_ANG_XX.flv"
 UNEVEN = [0, 10, 50, 200, 210, 390]  # milliseconds

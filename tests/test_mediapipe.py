@@ -13,8 +13,11 @@ import pytest
 from made_up_media import write_video
 
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.features import ExtractorUnavailableError, find_extractor, mediapipe, read_timestamps
+from modeling_aver.features import mediapipe
+from modeling_aver.features.base import ExtractorUnavailableError
+from modeling_aver.features.extraction import find_extractor
 from modeling_aver.features.mediapipe import BLENDSHAPES, MODEL_SHA256, MODEL_VARIABLE
+from modeling_aver.io.media import read_timestamps
 
 CLIPS = sorted((SAMPLE_DIR / "VideoFlash").glob("*.flv"))
 
@@ -54,7 +57,7 @@ def test_every_frame_of_the_six_real_clips_has_a_face_at_the_streams_own_time(pa
 def test_the_columns_are_named_as_the_landmarker_names_them(package, model):
     package, vision, base = mediapipe._imported()
     options = vision.FaceLandmarkerOptions(base(model_asset_path=str(model)), output_face_blendshapes=True)
-    from modeling_aver.features import read_frames
+    from modeling_aver.io.media import read_frames
 
     _, pixels = next(read_frames(CLIPS[0]))
     with vision.FaceLandmarker.create_from_options(options) as landmarker:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from transformers import EvalPrediction
 
-import modeling_aver.training.metrics
-from modeling_aver.training.metrics import (
+import modeling_aver.evaluation.metrics
+from modeling_aver.evaluation.metrics import (
     EmotionScores,
     compute_metrics,
     confusion,
@@ -137,7 +137,7 @@ def test_batches_added_one_by_one_score_as_all_at_once(scores):
 
 
 def test_the_file_loads_by_its_path_as_any_metric_of_evaluate(scores):
-    loaded = evaluate.load(str(Path(modeling_aver.training.metrics.__file__)), keep_in_memory=True)
+    loaded = evaluate.load(str(Path(modeling_aver.evaluation.metrics.__file__)), keep_in_memory=True)
     assert loaded.compute(predictions=[0, 1, 1], references=[0, 1, 2]) == scores([0, 1, 1], [0, 1, 2])
 
 

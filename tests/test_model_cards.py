@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import ModelCard
 from made_up_runs import change_json, made_up_predictions, made_up_run
 
-from modeling_aver.training import card
-from modeling_aver.training.card import PICTURES, check_card, render_card, write_card
-from modeling_aver.training.run_folder import FinishedRun, portable_results
+from modeling_aver.cards import model_card as card
+from modeling_aver.cards.model_card import PICTURES, check_card, render_card, write_card
+from modeling_aver.evaluation.run_folder import FinishedRun, portable_results
 
 MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 COMMITTED = sorted(path.parent for path in MODEL_CARDS.glob("*/config.json"))  # of one run each
@@ -339,7 +339,5 @@ def test_there_is_a_committed_card_and_no_weights_beside_it():
 
 
 def test_the_template_is_installed_with_the_package():
-    assert (
-        '"modeling_aver.training" = ["recipes/*.yaml", "*.md"]' in (MODEL_CARDS.parent / "pyproject.toml").read_text()
-    )
-    assert Path(card.__file__).with_name(card.TEMPLATE).is_file()
+    assert '"modeling_aver.cards" = ["templates/*.md"]' in (MODEL_CARDS.parent / "pyproject.toml").read_text()
+    assert (Path(card.__file__).parent / "templates" / card.TEMPLATE).is_file()

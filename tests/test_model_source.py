@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import train_hf
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.cli import app
-from modeling_aver.inference import load_pipeline
+from modeling_aver.cli.main import app
+from modeling_aver.inference.predict import load_pipeline
 from modeling_aver.training import model_source
 from modeling_aver.training.model_source import check_model_source, closest_folder
 

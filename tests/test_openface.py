@@ -22,19 +22,13 @@ from remade_media import CLIPS, remake
 from remade_media import clip as remade_clip
 
 from datasets_scripts import SAMPLE_DIR
-from modeling_aver.features import (
-    ACTION_UNITS,
-    ExtractionError,
-    ExtractorUnavailableError,
-    MediaError,
-    find_extractor,
-    openface,
-    read_frames,
-    read_openface,
-    read_timestamps,
-)
+from modeling_aver.features import openface_csv as openface
+from modeling_aver.features.base import ExtractionError, ExtractorUnavailableError
+from modeling_aver.features.extraction import find_extractor
 from modeling_aver.features.face_jumps import find_jumps
+from modeling_aver.features.openface_csv import ACTION_UNITS, read_openface
 from modeling_aver.features.upright import picture_facts, upright_pieces
+from modeling_aver.io.media import MediaError, read_frames, read_timestamps
 
 REAL = SAMPLE_DIR / "OpenFace" / "1001_DFA_ANG_XX.csv"
 HEADER = ["frame", "timestamp", "confidence", "success", *ACTION_UNITS]
@@ -482,7 +476,7 @@ def test_the_time_limit_grows_with_the_length_of_the_video(tmp_path, program, mo
         limits.append(timeout)
         raise subprocess.TimeoutExpired(command, timeout)
 
-    monkeypatch.setattr("modeling_aver.features.openface_program.run_child", run_child)
+    monkeypatch.setattr("modeling_aver.features.openface.run_child", run_child)
     video = clip(tmp_path, milliseconds=range(0, int(seconds * 1000) + 1, int(seconds * 200)))
     with pytest.raises(ExtractionError):
         find_extractor("openface", openface=program, timeout=2.0).extract(video)

@@ -16,9 +16,12 @@ from conftest import SHARED
 from remade_media import CLIPS, RATE, at_rate, clip, joined, remake, unevenly
 
 from modeling_aver import AverConfig, AverFeatureExtractor, AverForEmotionClassification, AverProcessor
-from modeling_aver.features import extract_clips, find_clips, find_extractor, read_audio
+from modeling_aver.features.clips import find_clips
+from modeling_aver.features.extraction import extract_clips, find_extractor
 from modeling_aver.features.mediapipe import MODEL_VARIABLE
-from modeling_aver.inference import FacesOfExtractor, find_faces, load_pipeline, predict_clips
+from modeling_aver.inference.faces import FacesOfExtractor, find_faces
+from modeling_aver.inference.predict import load_pipeline, predict_clips
+from modeling_aver.io.media import read_audio
 
 pytestmark = pytest.mark.slow
 README = Path(__file__).parents[1] / "README.md"
@@ -103,7 +106,7 @@ def exported(recognize, unseen, tmp_path_factory):
 
 def as_printed(command, folder):
     """What a command of README prints, typed in `folder`."""
-    words = [sys.executable, "-m", "modeling_aver.cli", *shlex.split(command)[1:]]
+    words = [sys.executable, "-m", "modeling_aver.cli.main", *shlex.split(command)[1:]]
     options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 600}
     done = subprocess.run(words, env={**os.environ, "COLUMNS": "200"}, **options)
     assert done.returncode == 0, done.stderr

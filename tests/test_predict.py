@@ -14,16 +14,13 @@ from test_cli import aver
 
 from datasets_scripts import SAMPLE_DIR
 from modeling_aver import AverProcessor
-from modeling_aver.features import (
-    ExtractorUnavailableError,
-    FaceTrack,
-    FeatureIdentity,
-    MediaError,
-    find_clips,
-    write_features,
-)
-from modeling_aver.features.openface import ACTION_UNITS
-from modeling_aver.inference import FacesOfExtractor, check_request, find_faces, load_pipeline, predict_clips
+from modeling_aver.features.base import ExtractorUnavailableError, FaceTrack, FeatureIdentity
+from modeling_aver.features.clips import find_clips
+from modeling_aver.features.openface_csv import ACTION_UNITS
+from modeling_aver.features.tables import write_features
+from modeling_aver.inference.faces import FacesOfExtractor, find_faces
+from modeling_aver.inference.predict import check_request, load_pipeline, predict_clips
+from modeling_aver.io.media import MediaError
 
 VIDEOS, TABLES, SOUNDS = (SAMPLE_DIR / name for name in ("VideoFlash", "OpenFace", "AudioWAV"))
 BRIGHTNESS = {"name": "brightness", "settings": {"corner": 4}, "columns": ["mean", "corner"]}
@@ -256,7 +253,7 @@ def test_the_command_draws_a_timeline_of_sound_alone(openface_model, tmp_path):
 def test_the_command_fails_where_no_clip_has_an_answer(openface_model, tmp_path):
     from typer.testing import CliRunner
 
-    from modeling_aver.cli import app
+    from modeling_aver.cli.main import app
 
     (tmp_path / "empty.mp4").touch()
     result = CliRunner().invoke(app, ["predict", str(tmp_path), "--model", openface_model, "--streams", "audio"])
@@ -267,7 +264,7 @@ def ends_with(code, *arguments):
     """Output of a command that ends with an exit code."""
     from typer.testing import CliRunner
 
-    from modeling_aver.cli import app
+    from modeling_aver.cli.main import app
 
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)

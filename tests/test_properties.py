@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from datasets_scripts.splits import cut_validation
 from modeling_aver.encoder import FusionEncoder
-from modeling_aver.features import FaceTrack, FeatureIdentity, read_features
-from modeling_aver.features.table import write_features
+from modeling_aver.features.base import FaceTrack, FeatureIdentity
+from modeling_aver.features.tables import read_features, write_features
 from modeling_aver.losses import cross_temporal_matching_loss
 from modeling_aver.positions import frame_timestamps, rotary_angles, rotate
 

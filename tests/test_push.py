@@ -20,10 +20,10 @@ from test_architecture import CLOSURE
 from test_train_hf import TINY
 from typer.testing import CliRunner
 
-from datasets_scripts.uploads import UploadError
 from modeling_aver import AverForEmotionClassification
-from modeling_aver.cli import app
-from modeling_aver.training.push import CODE, push_run
+from modeling_aver.cards.push import CODE, push_run
+from modeling_aver.cli.main import app
+from modeling_aver.io.uploads import UploadError
 
 ROOT = Path(__file__).resolve().parents[1]
 PIECES = {
@@ -278,7 +278,7 @@ def logits_here(folder, clip):
 
 @pytest.mark.slow
 def test_a_stranger_loads_a_pushed_run_by_the_lines_on_its_card(run, hub, tmp_path):
-    push = "import sys; from modeling_aver.training.push import push_run; push_run(*sys.argv[1:])"
+    push = "import sys; from modeling_aver.cards.push import push_run; push_run(*sys.argv[1:])"
     python("-c", push, str(run), "org/aver", env=elsewhere(hub, tmp_path), cwd=ROOT)
     clip, logits = logits_of_stranger(hub, tmp_path, num_features=7)
     # Not bit by bit: matrix kernels choose their order of summation by where weights lie in memory.

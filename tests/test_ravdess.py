@@ -15,8 +15,8 @@ from made_up_media import tone, write_video
 from datasets_scripts import Ravdess, load_ravdess
 from datasets_scripts.ravdess import EMOTIONS
 from datasets_scripts.schema import identity_of
-from modeling_aver.features import MediaError
-from modeling_aver.features.openface import CONFIDENCE_THRESHOLD
+from modeling_aver.features.openface_csv import CONFIDENCE_THRESHOLD
+from modeling_aver.io.media import MediaError
 
 
 def write_zip(path, files):

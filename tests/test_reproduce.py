@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 
 import train_hf
 from modeling_aver import AverConfig, AverForEmotionClassification
-from modeling_aver.cli import app
-from modeling_aver.training import reproduction
-from modeling_aver.training.experiment_results import RowRuns, measure
-from modeling_aver.training.experiment_tables import experiment_table, notes_of, write_tables
-from modeling_aver.training.experiments import EXPERIMENTS, fusion_cost, parameter_note
-from modeling_aver.training.reproduce import find_recipe
-from modeling_aver.training.reproduction import Plan, last_lines, plan_experiment, run_jobs
+from modeling_aver.cli.main import app
+from modeling_aver.paper import runner as reproduction
+from modeling_aver.paper.command import find_recipe
+from modeling_aver.paper.experiments import EXPERIMENTS, fusion_cost, parameter_note
+from modeling_aver.paper.results import RowRuns, measure
+from modeling_aver.paper.runner import Plan, last_lines, plan_experiment, run_jobs
+from modeling_aver.paper.tables import experiment_table, notes_of, write_tables
 
 TABLE_2 = EXPERIMENTS["table2"]
 ROWS_2 = [row.name for row in TABLE_2.rows]

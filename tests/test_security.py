@@ -8,8 +8,9 @@ import pytest
 from made_up_media import write_video
 from made_up_openface import write_openface, write_runtime
 
-from modeling_aver.features import ExtractorUnavailableError, find_extractor
-from modeling_aver.inference.space import write_space
+from modeling_aver.app.space import write_space
+from modeling_aver.features.base import ExtractorUnavailableError
+from modeling_aver.features.extraction import find_extractor
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
@@ -106,13 +107,14 @@ def test_the_scan_finds_each_of_these(code):
 
 
 def test_the_scan_reads_every_source_and_finds_no_fault_in_sound_code():
-    assert {"train_hf.py", "modeling_aver/cli.py", "datasets_scripts/build.py"} < set(SOURCES) and len(SOURCES) > 100
+    assert {"train_hf.py", "modeling_aver/cli/main.py", "datasets_scripts/hub/build.py"} < set(SOURCES)
+    assert len(SOURCES) > 100
     sound = "np.load(path, allow_pickle=False)\nsubprocess.run(['ls', name])\nyaml.safe_load(file)\nre.compile('a')"
     assert not list(faults(sound + "\nAutoModel.from_pretrained(name, trust_remote_code=False)"))
 
 
 def test_the_code_written_into_a_space_passes_the_scan(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_aver.inference.space.version", lambda name: "1.0")
+    monkeypatch.setattr("modeling_aver.app.space.version", lambda name: "1.0")
     write_space(tmp_path / "space", "org/aver-demo")
     assert not list(faults((tmp_path / "space" / "app.py").read_text()))
 
@@ -131,7 +133,7 @@ def test_only_the_servers_that_security_md_names_are_ever_asked():
     assert ADDRESSES <= named
     openers = {path for path in SOURCES if "urlopen(" in (ROOT / path).read_text() and not path.startswith("tests/")}
     assert openers == {
-        "datasets_scripts/transfer.py",
+        "modeling_aver/io/download.py",
         "modeling_aver/features/mediapipe.py",
         "modeling_aver/pipeline_aver.py",  # an address that the user gave
     }

@@ -15,7 +15,7 @@ from test_audio_frames import with_statistics
 from modeling_aver import AverProcessor, SpeakerProfile
 from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.feature_cache import FeatureCache, clip_key
-from modeling_aver.training.profiles import ProfileEstimator, estimate_profile, profiles_of_clips
+from modeling_aver.training.speaker_statistics import ProfileEstimator, estimate_profile, profiles_of_clips
 
 UNITS, LAYERS, CHANNELS = 7, 2, 24
 SEEING = aver_model(aver_config())  # whose audio frames stay as they are

@@ -8,7 +8,7 @@ import pytest
 from made_up_corpora import crema_d_names, ravdess_names, shared_file
 
 from datasets_scripts.splits import SPLITS_DIR, Split, SplitError, check_speakers, cut_validation, load_splits
-from modeling_aver.training.metrics import EmotionScores
+from modeling_aver.evaluation.metrics import EmotionScores
 
 TINY = Split(
     name="tiny",

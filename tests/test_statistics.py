@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap
 from sklearn.metrics import recall_score
 
-from modeling_aver.training.statistics import (
+from modeling_aver.evaluation.bootstrap import (
     clustered_mean_interval,
     combine_p_values,
     difference_intervals,

@@ -10,9 +10,10 @@ from test_cli import aver
 from test_predict import OPENFACE, TABLES, VIDEOS, saved
 
 from modeling_aver import AverConfig, AverForEmotionClassification
-from modeling_aver.analysis import Alignment, alignments, plot_alignment
-from modeling_aver.features import find_clips
-from modeling_aver.inference import find_faces, load_pipeline, predict_clips
+from modeling_aver.analysis.dynamics import Alignment, alignments, plot_alignment
+from modeling_aver.features.clips import find_clips
+from modeling_aver.inference.faces import find_faces
+from modeling_aver.inference.predict import load_pipeline, predict_clips
 from modeling_aver.inference.sync import (
     CONFIDENT,
     Offset,

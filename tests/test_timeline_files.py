@@ -8,8 +8,15 @@ import re
 import av
 import pytest
 
-from modeling_aver.inference import FORMATS, write_timeline
-from modeling_aver.inference.formats import check_formats, stretches, timeline_csv, timeline_textgrid, timeline_vtt
+from modeling_aver.inference.timeline_formats import (
+    FORMATS,
+    check_formats,
+    stretches,
+    timeline_csv,
+    timeline_textgrid,
+    timeline_vtt,
+    write_timeline,
+)
 
 LABELS = ["anger", "so-so & <odd>", 'he said "sad"']
 

@@ -22,12 +22,13 @@ from safetensors.torch import load_file
 import train_hf
 from datasets_scripts import SAMPLE_DIR
 from modeling_aver import AverForEmotionClassification, AverProcessor
-from modeling_aver.features import FaceTrack, FeatureIdentity, write_features
-from modeling_aver.training import rehearsal
+from modeling_aver.features.base import FaceTrack, FeatureIdentity
+from modeling_aver.features.tables import write_features
+from modeling_aver.training import preflight as rehearsal
 from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.modality_dropout import drop_streams
-from modeling_aver.training.rehearsal import unchanged_generators
+from modeling_aver.training.preflight import unchanged_generators
 from modeling_aver.training.setup import balanced_class_weights
 
 ROOT = Path(__file__).resolve().parents[1]

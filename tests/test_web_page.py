@@ -30,24 +30,19 @@ from remade_media import CLIPS, clip, remake
 from test_predict import BRIGHTNESS, OPENFACE, TABLES, saved
 
 from modeling_aver import SpeakerProfile
-from modeling_aver.features import (
-    ExtractorUnavailableError,
-    FaceTrack,
-    FeatureIdentity,
-    MediaError,
-    read_audio,
-    read_frames,
-)
+from modeling_aver.app.face_count import shows_several_faces
+from modeling_aver.app.model_info import read_model_info
+from modeling_aver.app.preview import browser_video
+from modeling_aver.app.report import Limits, report_clip
+from modeling_aver.app.report_html import CSS, error_html, model_html, report_html, result_files
+from modeling_aver.app.session import EXAMPLES, PageSession
+from modeling_aver.app.space import OPTIONAL, REQUIREMENTS, write_space
+from modeling_aver.features.base import ExtractorUnavailableError, FaceTrack, FeatureIdentity
 from modeling_aver.features.mediapipe import BLENDSHAPES, MediaPipeExtractor
-from modeling_aver.features.table import write_features
-from modeling_aver.inference import FacesOfExtractor, load_pipeline
-from modeling_aver.inference.clip_report import Limits, report_clip
-from modeling_aver.inference.face_count import shows_several_faces
-from modeling_aver.inference.model_info import read_model_info
-from modeling_aver.inference.page_session import EXAMPLES, PageSession
-from modeling_aver.inference.preview import browser_video
-from modeling_aver.inference.report_html import CSS, error_html, model_html, report_html, result_files
-from modeling_aver.inference.space import OPTIONAL, REQUIREMENTS, write_space
+from modeling_aver.features.tables import write_features
+from modeling_aver.inference.faces import FacesOfExtractor
+from modeling_aver.inference.predict import load_pipeline
+from modeling_aver.io.media import MediaError, read_audio, read_frames
 
 MEDIAPIPE = FeatureIdentity("mediapipe", "1", {}, BLENDSHAPES)
 ROOT = Path(__file__).resolve().parents[1]
@@ -556,7 +551,7 @@ def test_the_requirements_of_a_space_are_those_of_the_package_and_its_page():
 
 @pytest.fixture
 def versions(monkeypatch):
-    monkeypatch.setattr("modeling_aver.inference.space.version", lambda name: {"torch": "2.13.0+cpu"}.get(name, "6.1"))
+    monkeypatch.setattr("modeling_aver.app.space.version", lambda name: {"torch": "2.13.0+cpu"}.get(name, "6.1"))
 
 
 def test_a_space_of_a_hub_model_downloads_it(tmp_path, versions):
@@ -606,4 +601,4 @@ def test_a_space_replaces_nothing_that_it_did_not_write(tmp_path, name):
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is not None, reason="Gradio is there")
 def test_without_gradio_it_says_what_to_install():
     with pytest.raises(ImportError, match=r"modeling-aver\[app\]"):
-        importlib.import_module("modeling_aver.inference.web_page")
+        importlib.import_module("modeling_aver.app.page")

@@ -29,7 +29,7 @@ SMALL = """() => [...document.querySelectorAll('#report .aver :is(p, td, th, spa
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    from modeling_aver.inference.web_page import serve
+    from modeling_aver.app.page import serve
 
     model = saved(tmp_path_factory.mktemp("model"), num_action_units=35, feature_identity=OPENFACE)
     uploads = tmp_path_factory.mktemp("uploads")

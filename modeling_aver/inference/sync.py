@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from ..analysis import alignments, check_matching
-from ..features import ExtractionError, FeatureIdentity, MediaError
+from ..analysis.dynamics import alignments, check_matching
+from ..features.base import ExtractionError, FeatureIdentity
 from ..features.report import missing_reasons
-from ..features.whole import write_whole
+from ..io.atomic import write_whole
+from ..io.media import MediaError
 from ..modeling_aver import AverForEmotionClassification
 from ..windows import cut
 from .display import print_table

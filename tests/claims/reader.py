@@ -297,7 +297,7 @@ def write_environment(folder):
     (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: modeling-aver\nVersion: {__version__}\n")
     python = folder / "bin" / "python"
     starts = {
-        "aver": ("modeling_aver.cli", "run"),
+        "aver": ("modeling_aver.cli.main", "run"),
         "torchrun": ("torch.distributed.run", "main"),
         "accelerate": ("accelerate.commands.accelerate_cli", "main"),
     }
