@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import aver_config, aver_model
-from made_up_extractor import Brightness, BrightnessInPassing
-from made_up_media import cut, tone, write_video
+from support.fake_extractor import Brightness, BrightnessInPassing
+from support.media import cut, tone, write_video
+from support.models import aver_config, aver_model
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import aver_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import aver_config
 
 from datasets_scripts.splits import cut_validation
 from modeling_aver.encoder import FusionEncoder

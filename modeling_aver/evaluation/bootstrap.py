@@ -3,8 +3,9 @@ How sure the scores are: bootstrap intervals over clips and over speakers, and M
 
 Clips of one speaker succeed and fail together. The interval over clips says how the score would move with other clips
 of these speakers; the interval over speakers, mostly the wider one, how it would move with other people. Simulated as
-in `tests/test_statistics.py` (60 clips each, 1,000 times), the score over all people lay in 92 % of the intervals over
-24 speakers, in 94 % of those over 91 and in 83 % of those over 5, but in only 63 % of the intervals over clips.
+in `tests/evaluation/test_bootstrap.py` (60 clips each, 1,000 times), the score over all people lay in 92 % of the
+intervals over 24 speakers, in 94 % of those over 91 and in 83 % of those over 5, but in only 63 % of the intervals
+over clips.
 
     Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapters 6 and 13: resampling, percentile intervals.
     Davison and Hinkley (1997), Bootstrap Methods and their Application, section 3.8: resampling of whole clusters.

@@ -36,7 +36,7 @@ SHORTEST = 1.0  # seconds that both streams must last in a window
 BATCH_SIZE = 4  # windows
 SURROGATES = 32
 LARGE = 0.15  # seconds. Viewers notice sound 0.125 s late or 0.045 s early (ITU-R BT.1359); estimates err by as much
-CONFIDENT = 4.0  # deviations; unrelated streams rarely have more (tests/test_sync.py)
+CONFIDENT = 4.0  # deviations; unrelated streams rarely have more (tests/inference/test_sync.py)
 
 
 @dataclass(frozen=True)
