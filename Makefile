@@ -36,6 +36,7 @@ coverage: $(READY)
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(MAKE) test
 
 # The two ends of what pyproject.toml allows, without the lock, each in an environment of its own.

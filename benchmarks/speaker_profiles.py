@@ -38,11 +38,11 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoModel, AutoProcessor
 
-import train_hf
 from modeling_aver.evaluation.results import PROTOCOLS
 from modeling_aver.evaluation.run_folder import portable_results
 from modeling_aver.training.arguments import DataArguments
 from modeling_aver.training.collation import AverDataCollator
+from modeling_aver.training.data import load_splits
 from modeling_aver.training.encoding import fill_cache
 from modeling_aver.training.feature_cache import FeatureCache
 from modeling_aver.training.speaker_statistics import PRIOR_CLIPS, estimate_profile
@@ -138,7 +138,7 @@ class Run:
         self.results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         self.folder, self.fold = folder, self.results["dataset"].get("dataset_config_name")
         self.protocol = PROTOCOLS[self.results["dataset"].get("speaker_profiles", "none")]
-        self.clips = train_hf.load_splits(DataArguments(**{**self.results["dataset"], **places}))
+        self.clips = load_splits(DataArguments(**{**self.results["dataset"], **places}))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval().to(device)
         self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)

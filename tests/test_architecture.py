@@ -1,12 +1,8 @@
 """
-The house: a file imports only from lower floors, and the Hub closure is nine files.
+What travels with a checkpoint, and what an import loads. The layers of the package: import-linter, in pyproject.toml.
 
-Seven are the model; the audio encoders, with what keeps padding out of them, have a file of their own among these.
-`pipeline_aver.py` is the door that transformers opens for strangers, who get raw arrays and sound files answered;
-`windows.py`, which it needs, is the mathematics of answers over time. Both are free of the model and of media.
-`modeling_aver.py` names the pipeline where it saves itself, so that the two travel with every checkpoint. Where the
-package is installed the pipeline calls `modeling_aver.inference` for raw video: by name, at run time, because that
-floor is above it and absent elsewhere.
+`modeling_aver.py` names the pipeline where it saves itself, so that the pipeline travels too. Where the package is
+installed, the pipeline finds the readers of media in `inference/` and `features/` by name, at run time.
 """
 
 import ast
@@ -15,54 +11,39 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.closure import CLOSURE, FLOORS
+from support.closure import CLOSURE, PACKAGE
+from support.models import aver_config, aver_model
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from modeling_aver import AverProcessor
+
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for folder in ("modeling_aver", "datasets_scripts")
-    for path in (ROOT / folder).rglob("*.py")
-) + ["train_hf.py"]
 
 
-def home(path):
-    """The entry of FLOORS that a file belongs to."""
-    fitting = [entry for entry in FLOORS if path == entry or path.startswith(entry + "/")]
-    assert fitting, f"{path} has no floor: add it to FLOORS, and to the map of the house"
-    return max(fitting, key=len)
+def test_the_travelling_files_import_each_other_and_nothing_else():
+    reached = {"modeling_aver.py", "processing_aver.py"}
+    for entry in sorted(reached):
+        reached |= {Path(name).name for name in get_relative_import_files(PACKAGE / entry)}
+    assert reached == CLOSURE
 
 
-def imported_files(path):
-    """Files of this project that a file imports, from anywhere within it."""
-    tree = ast.parse((ROOT / path).read_text())
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or node.module == "__future__":
-            continue
-        base = Path(path).parents[node.level - 1].as_posix() + "/" if node.level else ""
-        target = (base + (node.module or "").replace(".", "/")).rstrip("/")
-        for candidate in (f"{target}.py", f"{target}/__init__.py"):
-            if (ROOT / candidate).is_file():
-                yield candidate
+def test_a_saved_folder_holds_exactly_the_travelling_files(tmp_path):
+    config = aver_config()
+    aver_model(config).save_pretrained(tmp_path)
+    AverProcessor.from_config(config).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*.py")} == CLOSURE
 
 
-@pytest.mark.parametrize("path", SOURCES)
-def test_a_file_imports_only_from_lower_floors(path):
-    for imported in imported_files(path):
-        if home(imported) != home(path):
-            # `import modeling_aver` is the door for users; within the project, files name the file that they mean.
-            assert FLOORS[home(imported)] < FLOORS[home(path)], f"{path} imports {imported}"
-
-
-def test_the_hub_closure_is_the_nine_files():
-    package = ROOT / "modeling_aver"
-    for entry in ("modeling_aver.py", "processing_aver.py"):
-        assert {Path(name).name for name in get_relative_import_files(package / entry)} <= CLOSURE
-    assert {Path(name).name for name in get_relative_import_files(package / "modeling_aver.py")} == CLOSURE - {
-        "modeling_aver.py",
-        "processing_aver.py",
-    }
-    assert len(CLOSURE) == 9
+def test_no_module_of_the_packages_imports_the_training_script():
+    for folder in (PACKAGE, ROOT / "datasets_scripts"):
+        for path in folder.rglob("*.py"):
+            imported = {
+                name
+                for node in ast.walk(ast.parse(path.read_text()))
+                for name in ([node.module] if isinstance(node, ast.ImportFrom) else [])
+                + ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+            }
+            assert "train_hf" not in imported, path
 
 
 @pytest.mark.slow
@@ -83,7 +64,7 @@ def test_the_commands_help_loads_no_more_than_the_package():
     code = f"""
 import sys, modeling_aver
 before = set(sys.modules)
-from modeling_aver.cli import app
+from modeling_aver.cli.main import app
 app(["--help"], standalone_mode=False)
 print([name for name in {heavy} if name in sys.modules and name not in before])
 """

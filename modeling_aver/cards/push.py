@@ -4,26 +4,16 @@ import json
 import shlex
 from fnmatch import fnmatch
 from functools import partial
+from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from modeling_aver.io.uploads import with_patience
-
 from ..evaluation.run_folder import FinishedRun, portable_results, read_json
+from ..io.uploads import with_patience
 from .model_card import PICTURES, REPOSITORY, REVISION, TRAINING_LOG, check_card, write_card
 
-CODE = (
-    *(
-        "audio_encoders.py",
-        "configuration_aver.py",
-        "encoder.py",
-        "losses.py",
-        "modeling_aver.py",
-        "positions.py",
-        "processing_aver.py",
-    ),
-    *("pipeline_aver.py", "windows.py"),
-)
+# The files that travel with a checkpoint are those directly under the package.
+CODE = tuple(sorted(path.name for path in Path(__file__).parents[1].glob("[!_]*.py")))
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What an earlier push, or Trainer with `hub_strategy` every_save or checkpoint, may have left in the repository.
 REMOVED = (

@@ -62,7 +62,7 @@ def _context():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__package__ + ".extract"])  # imports once, not once a process
+    context.set_forkserver_preload([__package__ + ".extraction"])  # imports once, not once a process
     return context
 
 

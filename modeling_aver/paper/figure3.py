@@ -7,8 +7,6 @@ import datasets
 import pandas as pd
 from torch.utils.data import DataLoader
 
-import train_hf
-
 from ..analysis.dynamics import feature_dynamics, plot_feature_dynamics, plot_sign_agreements
 from ..evaluation.bootstrap import LEVEL, clustered_mean_interval
 from ..evaluation.cross_validation import plan_runs
@@ -17,6 +15,8 @@ from ..modeling_aver import AverForEmotionClassification
 from ..processing_aver import AverProcessor
 from ..training.arguments import AverTrainingArguments, parse_arguments
 from ..training.collation import AverDataCollator
+from ..training.data import configurations_of, load_splits
+from ..training.run import arguments_of
 from ..training.speaker_statistics import profiles_of_clips
 
 AGREEMENTS = "sign_agreement.csv"  # of a run, beside its results
@@ -155,9 +155,9 @@ def _dynamics_of(job, clip):
 def _parts(job):
     """[`_Part`] of each fold, or of the only run."""
     _, data_args, training_args = parse_arguments(job.argv)
-    for run in plan_runs(data_args, training_args, train_hf.configurations_of(data_args)):
-        _, data_args, training_args = train_hf.arguments_of(run, job.argv)
-        yield _Part(run.folder, train_hf.load_splits(data_args).scored, data_args.speaker_profiles, training_args)
+    for run in plan_runs(data_args, training_args, configurations_of(data_args)):
+        _, data_args, training_args = arguments_of(run, job.argv)
+        yield _Part(run.folder, load_splits(data_args).scored, data_args.speaker_profiles, training_args)
 
 
 def _summary(table):

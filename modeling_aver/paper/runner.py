@@ -5,14 +5,13 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import HfArgumentParser
-
-import train_hf
 
 from ..evaluation.cross_validation import arguments_that_matter, begin, is_finished
 from ..evaluation.run_folder import portable_results
@@ -181,7 +180,7 @@ def run_job(job, processes=1):
     begin(job.folder, job.arguments)
     title = f"# {job.row.title}: written by `aver reproduce`.\n"
     write_whole(job.folder.parent / "recipe.yaml", title + yaml.safe_dump(job.recipe, sort_keys=False))
-    command = [sys.executable, *_launcher(processes), train_hf.__file__, *job.argv]
+    command = [sys.executable, *_launcher(processes), find_spec("train_hf").origin, *job.argv]
     with open(job.folder / LOG, "a", encoding="utf-8") as log:
         print("$", shlex.join(command), file=log, flush=True)
         run = subprocess.run(

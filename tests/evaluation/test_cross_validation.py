@@ -20,6 +20,7 @@ import train_hf
 from modeling_aver.cards.experiment_card import write_experiment_card
 from modeling_aver.cards.push import push_run
 from modeling_aver.evaluation.cross_validation import ARGUMENTS, Run, find_folds, plan_runs, summarize
+from modeling_aver.training import run as training_run
 
 FAMILY = "luna_jimenez_5fold"
 FOLDS = ["1", "2", "3", "4", "5"]
@@ -58,12 +59,12 @@ def trainings(monkeypatch):
     """Folders that a Trainer is made for, from now on."""
     folders = []
 
-    class Recorder(train_hf.AverTrainer):
+    class Recorder(training_run.AverTrainer):
         def __init__(self, model, args, *more, **kwargs):
             folders.append(Path(args.output_dir).name)
             super().__init__(model, args, *more, **kwargs)
 
-    monkeypatch.setattr(train_hf, "AverTrainer", Recorder)
+    monkeypatch.setattr(training_run, "AverTrainer", Recorder)
     return folders
 
 
@@ -288,7 +289,7 @@ def test_a_mistake_leaves_finished_folds_as_they_are(recipe, experiment, monkeyp
         raise ValueError("no data")
 
     before = {path: path.read_bytes() for path in experiment.rglob("*.json")}
-    monkeypatch.setattr(train_hf, "load_splits", fail)
+    monkeypatch.setattr(training_run, "load_splits", fail)
     with pytest.raises(ValueError, match="no data"):
         cross_validate(recipe, experiment, "--overwrite", "true", "--seed", "1")
     assert {path: path.read_bytes() for path in experiment.rglob("*.json")} == before

@@ -56,7 +56,7 @@ def script(monkeypatch, tmp_path):
     """Rows run [`SCRIPT`]."""
     path = tmp_path / "train_hf.py"
     path.write_text(SCRIPT)
-    monkeypatch.setattr(reproduction.train_hf, "__file__", str(path))
+    monkeypatch.setattr(reproduction, "find_spec", lambda name: SimpleNamespace(origin=str(path)))
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from support.faults import hidden_files
 from support.media import cut
 from typer.testing import CliRunner
 
-import train_hf
 from datasets_scripts import SAMPLE_DIR
 from datasets_scripts.hub.record import load_published, push_build
 from modeling_aver.cli.main import app
 from modeling_aver.io.media import LFS_POINTER
 from modeling_aver.training.arguments import DataArguments
+from modeling_aver.training.data import load_corpus
 
 
 def flipped(path):
@@ -70,7 +70,7 @@ def test_training_names_a_damaged_shard_in_one_line(built, tmp_path):
     cut(tmp_path / "six" / "data" / "clips-000.parquet")
     data = {"dataset_name": str(tmp_path / "six"), "dataset_config_name": "all", "data_dir": None}
     with pytest.raises(ValueError, match="clips-000.parquet is no whole Parquet file .* aver data build"):
-        train_hf.load_corpus(DataArguments(**data))
+        load_corpus(DataArguments(**data))
 
 
 def test_a_folder_of_parquet_without_a_record_is_told_apart_from_its_damaged_file(built, tmp_path):

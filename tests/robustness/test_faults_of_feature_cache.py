@@ -27,6 +27,7 @@ from modeling_aver.training import encoding
 from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.encoding import fill_cache
 from modeling_aver.training.feature_cache import FeatureCache, clip_key
+from modeling_aver.training.run import in_one_line
 
 CLIPS = 12
 SECONDS = 0.3
@@ -209,7 +210,7 @@ def test_what_is_lost_while_it_is_read_is_told_by_its_clip(filled, loss, workers
     )
     with pytest.raises(OSError) as error:
         list(batches)
-    told = train_hf.in_one_line(error.value)
+    told = in_one_line(error.value)
     assert told.startswith("The feature cache has lost the frames of clip") and "\n" not in told
     assert told.endswith("Start the run again, with --resume: they are encoded again.")
 

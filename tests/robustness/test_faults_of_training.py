@@ -28,6 +28,8 @@ from modeling_aver.cli.main import app
 from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.checkpoints import ASIDE, find_checkpoints, problem_of
 from modeling_aver.training.collation import AverDataCollator
+from modeling_aver.training.run import in_one_line
+from modeling_aver.training.trainer import AverTrainer
 
 BALLAST = "ballast"
 
@@ -84,7 +86,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_keeps_the_earlier_ones_and_resume_g
 @pytest.mark.parametrize("moment", ["the model", pytest.param("the results", marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_at_the_end_is_told_and_resume_finishes(recipe, undisturbed, disk, monkeypatch, moment):
     where, name = {
-        "the model": (train_hf.AverTrainer, "save_finished"),
+        "the model": (AverTrainer, "save_finished"),
         "the results": (train_hf, "write_results"),
     }[moment]
     original = getattr(where, name)
@@ -193,11 +195,11 @@ def test_a_sound_that_goes_while_it_is_trained_on_is_named(recipe, by_paths, tmp
             for path in sounds.iterdir():
                 path.unlink()
 
-    monkeypatch.setattr(train_hf.AverTrainer, "add_callback", add_after(train_hf.AverTrainer, original, Thief))
+    monkeypatch.setattr(AverTrainer, "add_callback", add_after(AverTrainer, original, Thief))
     flags = ("--dataset_name", str(data), "--dataloader_num_workers", workers)
     with pytest.raises((ValueError, OSError)) as error:
         trained(recipe, tmp_path / "run", *flags)
-    told = train_hf.in_one_line(error.value)
+    told = in_one_line(error.value)
     assert "1001_DFA_" in told and "cannot be read: No such file or directory" in told and "\n" not in told
 
 
@@ -242,7 +244,7 @@ def test_weights_that_are_no_numbers_never_take_the_place_of_good_ones(recipe, u
 
     original = train_hf.Rehearsal
     with monkeypatch.context() as patch:
-        patch.setattr(train_hf.AverTrainer, "add_callback", add_after(train_hf.AverTrainer, original, Poison()))
+        patch.setattr(AverTrainer, "add_callback", add_after(AverTrainer, original, Poison()))
         with pytest.raises(ValueError, match="1 weights are not finite .* classifier.bias: they are not saved.*-2"):
             trained(recipe, tmp_path, "--save_total_limit", "1")
     assert list(find_checkpoints(tmp_path)) == [2] and is_whole(tmp_path)

@@ -27,6 +27,7 @@ from support.training import ROOT
 from transformers import TrainerCallback
 
 import train_hf
+from modeling_aver.training import run as training_run
 from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.checkpoints import ASIDE, find_checkpoints, last_complete, problem_of, where_to_start
@@ -134,7 +135,7 @@ class KilledError(BaseException):
 
 # What the run was about to do when checkpoint 2 was there, and the checkpoints that are there then.
 MOMENTS = {
-    "before the optimizer is written": (train_hf.AverTrainer, "_save_optimizer_and_scheduler", [2]),
+    "before the optimizer is written": (training_run.AverTrainer, "_save_optimizer_and_scheduler", [2]),
     "before the checkpoint takes its place": (trainer_module, "put_in_place", [2]),
     "before the earlier one is deleted": (trainer_module, "rotate", [1, 2]),
 }
@@ -198,7 +199,7 @@ def test_checkpoints_are_whole_even_where_nothing_rotates(undisturbed):
 
 
 def test_a_batch_and_a_save_are_tried_first_and_change_nothing(recipe, undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_hf, "Rehearsal", lambda trainer: TrainerCallback())
+    monkeypatch.setattr(training_run, "Rehearsal", lambda trainer: TrainerCallback())
     assert_same_weights(trained(recipe, tmp_path, "--save_strategy", "no"), undisturbed)
 
 

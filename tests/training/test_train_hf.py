@@ -24,6 +24,7 @@ from modeling_aver import AverForEmotionClassification, AverProcessor
 from modeling_aver.features.base import FaceTrack, FeatureIdentity
 from modeling_aver.features.tables import write_features
 from modeling_aver.training import preflight as rehearsal
+from modeling_aver.training import run as training_run
 from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.modality_dropout import drop_streams
@@ -99,16 +100,16 @@ def test_a_mistake_is_found_before_the_earlier_run_is_deleted(recipe, tmp_path):
 def test_logged_parts_add_up_to_the_logged_loss(recipe, tmp_path):
     trainer = {}
 
-    class Recorder(train_hf.AverTrainer):
+    class Recorder(training_run.AverTrainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             trainer["it"] = self
 
-    original, train_hf.AverTrainer = train_hf.AverTrainer, Recorder
+    original, training_run.AverTrainer = training_run.AverTrainer, Recorder
     try:
         train_hf.main([str(recipe), "--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "2"])
     finally:
-        train_hf.AverTrainer = original
+        training_run.AverTrainer = original
     lines = trainer["it"].state.log_history
     train, evaluation = [line for line in lines if "loss" in line], [line for line in lines if "eval_loss" in line]
     assert len(train) == 2
@@ -288,7 +289,7 @@ def test_a_mistake_in_a_batch_that_is_not_about_memory_stays_as_it_is(recipe, mo
     def fail(*args):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(train_hf.AverTrainer, "training_step", fail)
+    monkeypatch.setattr(training_run.AverTrainer, "training_step", fail)
     with pytest.raises(RuntimeError, match="^shapes do not fit$"):
         train_hf.main([str(recipe)])
 
@@ -352,7 +353,7 @@ def test_the_best_model_is_chosen_by_the_validation_part(recipe, own_clips, tmp_
         trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
         return metrics
 
-    monkeypatch.setattr(train_hf.AverTrainer, "evaluate", evaluate)
+    monkeypatch.setattr(training_run.AverTrainer, "evaluate", evaluate)
     best = ("--load_best_model_at_end", "--early_stopping_patience", "1", "--save_total_limit", "1")
     data = ("--dataset_name", own_clips(*ROWS), "--eval_split", "test", "--max_steps", "9")
     train_hf.main([str(recipe), *CHOOSE, *best, *data])
@@ -384,13 +385,13 @@ DESCENT = ("--optim", "sgd", "--learning_rate", "0.01", "--max_grad_norm", "0", 
 def test_weighted_losses_are_those_of_the_formula_and_the_logged_parts_add_up(recipe, own_clips, monkeypatch):
     steps = []
 
-    class Recorder(train_hf.AverTrainer):
+    class Recorder(training_run.AverTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             steps.append((model.training, loss.item(), outputs, inputs["labels"]))
             return (loss, outputs) if return_outputs else loss
 
-    monkeypatch.setattr(train_hf, "AverTrainer", Recorder)
+    monkeypatch.setattr(training_run, "AverTrainer", Recorder)
     train_hf.main([str(recipe), "--dataset_name", own_clips(*UNEVEN), *DESCENT, "--max_steps", "1"])
     weights = torch.tensor([6 / (2 * 4), 6 / (2 * 2)])  # four clips of a, two of b
     for training, loss, outputs, labels in steps:
@@ -473,13 +474,13 @@ def test_predictions_stand_beside_their_clips_when_training_groups_by_length(rec
 
 def test_batches_of_clips_of_like_length_are_an_argument_away(recipe, monkeypatch):
     asked = []
-    original = train_hf.AverTrainer._get_train_sampler
+    original = training_run.AverTrainer._get_train_sampler
 
     def sampler(trainer, *args):
         asked.append(original(trainer, *args))
         return asked[-1]
 
-    monkeypatch.setattr(train_hf.AverTrainer, "_get_train_sampler", sampler)
+    monkeypatch.setattr(training_run.AverTrainer, "_get_train_sampler", sampler)
     train_hf.main([str(recipe), "--train_sampling_strategy", "group_by_length", "--max_steps", "1"])
     (asked,) = asked
     assert sum(asked.sampler.lengths) == pytest.approx(12.878, abs=1e-3)  # seconds
