@@ -46,13 +46,12 @@ from datasets_scripts.built import load_published
 from modeling_aver.training.adapters import merge_lora
 from modeling_aver.training.arguments import parse_arguments
 from modeling_aver.training.card import write_card
-from modeling_aver.training.checkpoints import where_to_start
+from modeling_aver.training.checkpoints import delete_run, where_to_start
 from modeling_aver.training.experiment_card import write_experiment_card
 from modeling_aver.training.folds import (
     arguments_that_matter,
     begin,
     check_experiment_folder,
-    delete_run,
     find_finished_run,
     is_finished,
     plan_runs,
@@ -118,8 +117,9 @@ def arguments_of(run, argv):
 def train_unless_finished(run, *arguments):
     """Trains one of several runs, if no earlier start of them has finished it."""
     matter = arguments_that_matter(*arguments)
-    if arguments[-1].overwrite or not on_main_process(is_finished, run.folder, matter):
-        if PartialState().is_main_process:
+    overwrite = arguments[-1].overwrite
+    if overwrite or not on_main_process(is_finished, run.folder, matter):
+        if PartialState().is_main_process and not overwrite:  # results of the earlier run are still there
             begin(run.folder, matter)
         train_and_score(*arguments, matter)
         gc.collect()  # a Trainer is a ring of objects that holds the model's memory

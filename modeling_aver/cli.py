@@ -79,6 +79,14 @@ def _find_faces(model, streams, action_units_folder, options, choices=None):
     return find_faces(processor.feature_extractor, action_units_folder, choices=choices or CHOICES, **options)
 
 
+def _check_runtime(model, runtime):
+    """Refuses a model that `runtime` cannot run, before anything is loaded."""
+    from .inference.onnx_model import check_installed, runtime_of
+
+    if runtime == "onnx" or runtime_of(_saved(model), runtime) == "onnx":
+        check_installed("onnxruntime")
+
+
 def _load_crema_d(data_dir, action_units_folder):
     """CREMA-D's clips, or the sample; errors name this command line's options."""
     from datasets_scripts import SAMPLE_DIR, load_crema_d
@@ -295,11 +303,9 @@ def predict(
     """
     from .inference import check_request, load_pipeline, predict_clips
     from .inference.display import prediction_progress, print_predictions, quiet_natives
-    from .inference.onnx_model import check_installed
 
     timing = check_request(streams, timeline, window, hop, formats.split(","), out)
-    if runtime == "onnx":
-        check_installed("onnxruntime")
+    _check_runtime(model, runtime)
     found = _find_clips(videos, streams)
     options = _extractor_options(openface, openface_models, timeout, face_landmarker, timing and timing["window"])
     faces = _find_faces(model, streams, action_units_folder, options)
@@ -340,7 +346,8 @@ def sync(
     from .inference.faces import TABLES_CHOICE
     from .inference.sync import check_frames, find_offsets, print_offsets, write_offsets
 
-    found, (config, _) = find_clips(videos), load_settings(_saved(model))
+    _check_runtime(model, "torch")
+    found, (config, _) = find_clips(videos), load_settings(model)
     check_matching(config)
     check_frames(config)
     options = _extractor_options(openface, openface_models, timeout, face_landmarker, OPENFACE_WINDOW)
@@ -379,6 +386,7 @@ def explain(
 
     check_streams(streams)
     check_installed("matplotlib", extra="plot")
+    _check_runtime(model, "torch")
     found = _find_clips(videos, streams)
     options = _extractor_options(openface, openface_models, timeout, face_landmarker)
     faces = _find_faces(model, streams, action_units_folder, options)
@@ -410,8 +418,9 @@ def enroll(
     from .inference.enrollment import check_streams, enroll_speaker, print_enrollment
 
     check_streams(streams)
+    _check_runtime(model, "torch")
     found, skipped = _find_clips(clips, streams)
-    _, processor = load_settings(_saved(model))
+    _, processor = load_settings(model)
     if processor.feature_extractor.action_unit_mean is None:
         streams = "audio"  # of the face, nothing would enter
     options = _extractor_options(openface, openface_models, timeout, face_landmarker, OPENFACE_WINDOW)
@@ -493,8 +502,10 @@ def live(
     from .inference.enrollment import check_streams
     from .inference.live import LiveRecognizer, run_live
     from .inference.live_sources import check_live_request, find_live_faces, open_source
+    from .inference.onnx_model import runtime_of
 
     check_streams(streams)
+    runtime_of(model)  # refuses a folder of `aver export torch`
     check_live_request(streams, file, action_units_folder)
     torch.set_num_threads(max((os.cpu_count() or 2) - 1, 1))  # the camera and the face keep a core
     _, processor = load_settings(_saved(model))

@@ -283,6 +283,17 @@ def test_one_run_and_several_do_not_replace_each_other_s_results(recipe, finishe
     assert trainings == [] and read(experiment / "results.json") == read(finished / "results.json")
 
 
+def test_a_mistake_leaves_finished_folds_as_they_are(recipe, experiment, monkeypatch):
+    def fail(data_args):
+        raise ValueError("no data")
+
+    before = {path: path.read_bytes() for path in experiment.rglob("*.json")}
+    monkeypatch.setattr(train_hf, "load_splits", fail)
+    with pytest.raises(ValueError, match="no data"):
+        cross_validate(recipe, experiment, "--overwrite", "true", "--seed", "1")
+    assert {path: path.read_bytes() for path in experiment.rglob("*.json")} == before
+
+
 @pytest.mark.slow
 def test_finished_folds_are_trained_again_where_it_is_asked_for(recipe, experiment, trainings):
     results = cross_validate(recipe, experiment, "--overwrite", "true", "--seed", "1")

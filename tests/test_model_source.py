@@ -12,6 +12,7 @@ from loopback_hub import LoopbackHub
 from typer.testing import CliRunner
 
 import train_hf
+from datasets_scripts import SAMPLE_DIR
 from modeling_aver.cli import app
 from modeling_aver.inference import load_pipeline
 from modeling_aver.training import model_source
@@ -65,7 +66,17 @@ COMMANDS = {
     "app": ("app", "--model", "runs/dmeo"),
     "live": ("live", "--model", "runs/dmeo", "--file", CLIP),
     "export onnx": ("export", "onnx", "runs/dmeo", "--out", "out"),
-    "reproduce": ("reproduce", "table3", "crema_d", "--encoder", "runs/dmeo", "--data", "missing", "--out", "out"),
+    "reproduce": (
+        "reproduce",
+        "table3",
+        "crema_d",
+        "--encoder",
+        "runs/dmeo",
+        "--data",
+        str(SAMPLE_DIR),
+        "--out",
+        "out",
+    ),
 }
 
 

@@ -27,7 +27,19 @@ MARK = "Written by aver app --space"
 # What the page imports, directly or by an extra of this package.
 REQUIREMENTS = (
     *("accelerate", "av", "datasets", "evaluate", "filelock", "gradio", "huggingface_hub", "jinja2", "matplotlib"),
-    *("mediapipe", "numpy", "pandas", "pyyaml", "rich", "safetensors", "scipy", "soundfile", "torch", "transformers"),
+    *(
+        "mediapipe",
+        "numpy",
+        "pandas",
+        "psutil",
+        "pyyaml",
+        "rich",
+        "safetensors",
+        "scipy",
+        "soundfile",
+        "torch",
+        "transformers",
+    ),
     *("typer", "xxhash"),
 )
 OPTIONAL = ("mediapipe",)  # without it, models of MediaPipe's features answer by the sound alone

@@ -15,6 +15,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers.trainer_pt_utils import safe_globals
 
 from ..features.whole import digest_of
+from .folds import ARGUMENTS
 from .processes import raise_any
 
 logger = logging.getLogger(__name__)
@@ -207,6 +208,20 @@ def delete_checkpoints(output_dir, kept=None):
     for folder in find_checkpoints(output_dir).values():
         if kept is None or folder.resolve() != Path(kept).resolve():
             remove(folder)
+
+
+def delete_run(folder, kept_checkpoint=None):
+    """
+    Deletes the results and checkpoints of an earlier run, so that what is in the folder is never of two runs. Model
+    and card stay until they are replaced.
+
+    Args:
+        folder (`Path`): The run's `output_dir`.
+        kept_checkpoint (`str`, *optional*): Of these, the one to resume from.
+    """
+    for name in ("results.json", "predictions.csv", ARGUMENTS):
+        (folder / name).unlink(missing_ok=True)
+    delete_checkpoints(folder, kept_checkpoint)
 
 
 def put_in_place(folder, output_dir):

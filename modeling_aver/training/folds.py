@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ..features.whole import write_whole
-from .checkpoints import delete_checkpoints
 from .metrics import EmotionScores
 from .results import NO_VIDEO, read_predictions, scores_of_predictions
 
@@ -205,20 +204,6 @@ def begin(folder, arguments):
     """Writes down what a run is begun with."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / ARGUMENTS, arguments)
-
-
-def delete_run(folder, kept_checkpoint=None):
-    """
-    Deletes the results and checkpoints of an earlier run, so that what is in the folder is never of two runs. Model
-    and card stay until they are replaced.
-
-    Args:
-        folder (`Path`): The run's `output_dir`.
-        kept_checkpoint (`str`, *optional*): Of these, the one to resume from.
-    """
-    for name in ("results.json", "predictions.csv", ARGUMENTS):
-        (folder / name).unlink(missing_ok=True)
-    delete_checkpoints(folder, kept_checkpoint)
 
 
 def _read_json(path):
