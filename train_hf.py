@@ -42,13 +42,12 @@ from datasets_scripts import (
     load_ravdess,
 )
 from datasets_scripts import load_splits as published_splits
-from datasets_scripts.built import load_published
-from modeling_aver.training.adapters import merge_lora
-from modeling_aver.training.arguments import parse_arguments
-from modeling_aver.training.card import write_card
-from modeling_aver.training.checkpoints import delete_run, where_to_start
-from modeling_aver.training.experiment_card import write_experiment_card
-from modeling_aver.training.folds import (
+from datasets_scripts.hub.record import load_published
+from modeling_aver.cards.experiment_card import write_experiment_card
+from modeling_aver.cards.model_card import write_card
+from modeling_aver.cards.push import push_run
+from modeling_aver.cards.scored_data import ScoredData
+from modeling_aver.evaluation.cross_validation import (
     arguments_that_matter,
     begin,
     check_experiment_folder,
@@ -58,14 +57,15 @@ from modeling_aver.training.folds import (
     print_summary,
     summarize,
 )
-from modeling_aver.training.metrics import compute_metrics
+from modeling_aver.evaluation.metrics import compute_metrics
+from modeling_aver.evaluation.results import predictions_table, write_results
+from modeling_aver.evaluation.run_folder import FinishedRun, read_json
+from modeling_aver.training.adapters import merge_lora
+from modeling_aver.training.arguments import parse_arguments
+from modeling_aver.training.checkpoints import delete_run, where_to_start
 from modeling_aver.training.model_source import check_model_source
+from modeling_aver.training.preflight import Rehearsal
 from modeling_aver.training.processes import has_separate_disks, lost_process, missing_launch, on_main_process
-from modeling_aver.training.push import push_run
-from modeling_aver.training.rehearsal import Rehearsal
-from modeling_aver.training.results import predictions_table, write_results
-from modeling_aver.training.run_folder import FinishedRun, read_json
-from modeling_aver.training.scored_data import ScoredData
 from modeling_aver.training.setup import (
     balanced_class_weights,
     build_collator,

@@ -31,9 +31,9 @@ from side_by_side import RESULTS, interleave, markdown_table, peak_mebibytes, pu
 from small_model import FRAME_RATE, SAMPLING_RATE, row, small_model, streams
 
 from modeling_aver import EmotionPipeline
+from modeling_aver.inference.evaluate import predict_logits
 from modeling_aver.pipeline_aver import TASK
 from modeling_aver.training.collation import AverDataCollator
-from modeling_aver.training.evaluation import predict_logits
 from modeling_aver.windows import Recording
 
 NAME = "cost_curves"

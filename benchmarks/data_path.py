@@ -34,16 +34,11 @@ from side_by_side import RESULTS, Ratio, draw_ratios, interleave, markdown_table
 
 from datasets_scripts import SAMPLE_DIR, load_crema_d
 from modeling_aver import AverFeatureExtractor, AverProcessor
-from modeling_aver.features import (
-    ACTION_UNITS,
-    Clip,
-    ExtractorUnavailableError,
-    find_extractor,
-    read_audio,
-    read_frames,
-    read_openface,
-)
-from modeling_aver.features.extract import extract_clips
+from modeling_aver.features.base import ExtractorUnavailableError
+from modeling_aver.features.clips import Clip
+from modeling_aver.features.extraction import extract_clips, find_extractor
+from modeling_aver.features.openface_csv import ACTION_UNITS, read_openface
+from modeling_aver.io.media import read_audio, read_frames
 from modeling_aver.training.collation import AverDataCollator
 
 NAME = "data_path"

@@ -94,12 +94,12 @@ def watch(clock):
 
 def run(begun, report, *words):
     """`aver predict WORDS` in this process, begun at `begun` (s since the epoch); its stages as JSON to `report`."""
-    import modeling_aver.cli
+    import modeling_aver.cli.main
 
     with Clock() as clock:
         clock.timed("start-up", watch, clock)
         clock.seconds["start-up"] += time.time() - float(begun) - clock.seconds["start-up"]
-        modeling_aver.cli.app(["predict", *words], standalone_mode=False)
+        modeling_aver.cli.main.app(["predict", *words], standalone_mode=False)
     Path(report).write_text(json.dumps(clock.seconds))
 
 
@@ -129,7 +129,8 @@ def measure(rounds=2):
 
 def save_model(folder):
     """Saves a small model for MediaPipe's features; `str`: the streams that can be read here."""
-    from modeling_aver.features import ExtractorUnavailableError, find_extractor
+    from modeling_aver.features.base import ExtractorUnavailableError
+    from modeling_aver.features.extraction import find_extractor
 
     try:
         identity = find_extractor("mediapipe").identity
@@ -152,7 +153,7 @@ def predicted(folder, *words):
 
 
 def seconds_of(video):
-    from modeling_aver.features import read_audio
+    from modeling_aver.io.media import read_audio
 
     return len(read_audio(video)) / small_model.SAMPLING_RATE
 

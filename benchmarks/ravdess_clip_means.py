@@ -17,8 +17,9 @@ import pandas as pd
 import soundfile
 from rich.progress import track
 
-from modeling_aver.features import ACTION_UNITS, FaceTrack, FeatureIdentity
-from modeling_aver.features.table import write_features
+from modeling_aver.features.base import FaceTrack, FeatureIdentity
+from modeling_aver.features.openface_csv import ACTION_UNITS
+from modeling_aver.features.tables import write_features
 
 # Not the identity of OpenFace's frames: a mean has other values, and a model must not take one for the other.
 IDENTITY = FeatureIdentity("openface", settings={"statistic": "mean of the clip"}, columns=ACTION_UNITS)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from remade_media import joined, remake  # noqa: E402
 from small_model import small_model  # noqa: E402
 
-from modeling_aver.features import find_extractor  # noqa: E402
+from modeling_aver.features.extraction import find_extractor  # noqa: E402
 
 RESULT = Path(__file__).with_name("results") / "recording_length.md"
 MINUTES = (1, 10)

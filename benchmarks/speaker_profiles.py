@@ -39,13 +39,13 @@ from rich.progress import track
 from transformers import AutoModel, AutoProcessor
 
 import train_hf
+from modeling_aver.evaluation.results import PROTOCOLS
+from modeling_aver.evaluation.run_folder import portable_results
 from modeling_aver.training.arguments import DataArguments
 from modeling_aver.training.collation import AverDataCollator
 from modeling_aver.training.encoding import fill_cache
 from modeling_aver.training.feature_cache import FeatureCache
-from modeling_aver.training.profiles import PRIOR_CLIPS, estimate_profile
-from modeling_aver.training.results import PROTOCOLS
-from modeling_aver.training.run_folder import portable_results
+from modeling_aver.training.speaker_statistics import PRIOR_CLIPS, estimate_profile
 
 SIZES = (1, 3, 5, 10, 30)
 FEW, OTHERS = 8, 2  # clips of the one emotion, and of the others beside them

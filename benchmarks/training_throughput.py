@@ -39,7 +39,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from datasets_scripts import load_crema_d
 from modeling_aver.training.arguments import AverTrainingArguments
 from modeling_aver.training.collation import AverDataCollator
-from modeling_aver.training.sampling import EpochSampler
+from modeling_aver.training.samplers import EpochSampler
 from modeling_aver.training.trainer import AverTrainer
 
 NAME = "training_throughput"

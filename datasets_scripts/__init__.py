@@ -1,12 +1,12 @@
 """Importable dataset builders. `datasets` runs no scripts any more; these are ordinary classes."""
 
-from .check import SchemaError, check_columns, find_problems
+from .clips import Clips, load_clips
 from .crema_d import SAMPLE_DIR, CremaD, load_crema_d
-from .folder import Clips, load_clips
+from .modalities import keep_streams
 from .ravdess import Ravdess, load_ravdess
 from .schema import clip_features, identities_of, identity_of
 from .splits import Split, SplitError, load_splits
-from .streams import keep_streams
+from .validation import SchemaError, check_columns, find_problems
 
 __all__ = [
     "SAMPLE_DIR",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from modeling_aver.features import MediaError, read_audio
+from modeling_aver.io.media import MediaError, read_audio
 
 from .crema_d_tables import (
     DEMOGRAPHICS,

@@ -6,8 +6,7 @@ from pathlib import Path
 import datasets
 import pandas as pd
 
-from modeling_aver.features import MediaError
-from modeling_aver.features.media import one_line
+from modeling_aver.io.media import MediaError, one_line
 
 VOTES = {"A": "anger", "D": "disgust", "F": "fear", "H": "happy", "N": "neutral", "S": "sad"}
 QUERIES = {"voice": "Voice", "face": "Face", "both": "MultiModal"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from .transfer import DownloadError, RemoteFile, fetch, read_url
+from modeling_aver.io.download import DownloadError, RemoteFile, fetch, read_url
 
 ZENODO = "https://zenodo.org/api/records"
 CREMA_D_RAW = "https://raw.githubusercontent.com/CheyneyComputerScience/CREMA-D/master"

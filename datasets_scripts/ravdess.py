@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import datasets
 
-from modeling_aver.features import MediaError, read_audio
+from modeling_aver.io.archives import by_stem, find_members
+from modeling_aver.io.media import MediaError, read_audio
 
 from .downloads import download_ravdess
-from .media_tree import by_stem, find_members
 from .schema import ClipBuilder, ClipConfig, load, stream_columns
 from .splits import load_splits
 

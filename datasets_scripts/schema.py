@@ -13,11 +13,13 @@ import numpy as np
 import soundfile
 from datasets.fingerprint import Hasher
 
-from modeling_aver.features import ACTION_UNITS, FeatureIdentity, MediaError
+from modeling_aver.features.base import FeatureIdentity
+from modeling_aver.features.openface_csv import ACTION_UNITS
+from modeling_aver.features.track_folder import TrackFolder
+from modeling_aver.io.archives import files_under
+from modeling_aver.io.media import MediaError
 
-from .media_tree import files_under
-from .streams import NO_VIDEO
-from .tracks import TrackFolder
+from .modalities import NO_VIDEO
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def stream_columns(utterance_id, waveform, track):
     Args:
         utterance_id (`str`): Names the sound file inside the dataset.
         waveform (`np.ndarray` of shape `(num_samples,)`): Mono in [-1, 1] at 16 kHz.
-        track ([`~modeling_aver.features.FaceTrack`] or `None`): `None` for a clip without features of the face.
+        track ([`~modeling_aver.features.base.FaceTrack`] or `None`): `None` for a clip without features of the face.
 
     Returns:
         `dict`: every column of [`clip_features`] but label, speaker and utterance.
@@ -103,7 +105,7 @@ def _video_columns(track):
 
 
 def identity_of(row):
-    """The [`~modeling_aver.features.FeatureIdentity`] of a row's features, or `None` where the row has none."""
+    """The [`~modeling_aver.features.base.FeatureIdentity`] of a row's features, or `None` where the row has none."""
     if row["extractor"] is None:
         return None
     settings = json.loads(row["extractor_settings"] or "{}")
@@ -111,7 +113,7 @@ def identity_of(row):
 
 
 def identities_of(dataset):
-    """Every [`~modeling_aver.features.FeatureIdentity`] in a `datasets.Dataset`; none where it has no such columns."""
+    """Every [`~modeling_aver.features.base.FeatureIdentity`] in a `datasets.Dataset`; none without such columns."""
     columns = ["extractor", "extractor_version", "extractor_settings", "feature_names"]
     if not set(columns) <= set(dataset.column_names):
         return []

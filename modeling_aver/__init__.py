@@ -10,10 +10,10 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_aver import AverConfig
 from .encoder import FusionEncoder
+from .features.speaker_profile import SpeakerProfile
 from .modeling_aver import AverForEmotionClassification, AverModel
 from .pipeline_aver import TASK, EmotionPipeline
 from .processing_aver import AverFeatureExtractor, AverProcessor
-from .speaker_profile import SpeakerProfile
 
 __version__ = "0.1.0"
 __all__ = [

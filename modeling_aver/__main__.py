@@ -1,5 +1,5 @@
 """`python -m modeling_aver …` is the command `aver …`, for launchers that start modules."""
 
-from .cli import run
+from .cli.main import run
 
 run()

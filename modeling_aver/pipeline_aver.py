@@ -71,7 +71,7 @@ class EmotionPipeline(ChunkPipeline):
         hop (`float`, *optional*): Seconds from one window to the next. Defaults to a quarter of the window.
         top_k (`int`, *optional*): Number of emotions to return, at least 1. `None`, the default, returns all.
         action_units_folder (`str`, *optional*): Features of the videos, a table a clip, as `aver extract` writes them.
-        extractor ([`~modeling_aver.features.Extractor`], *optional*):
+        extractor ([`~modeling_aver.features.base.Extractor`], *optional*):
             Makes features of videos. Defaults to the one that the model was trained with.
         speaker_profile ([`SpeakerProfile`], *optional*): Of the one person who is in all of the recordings.
         return_alignment (`bool`, *optional*, defaults to `False`):
@@ -263,7 +263,7 @@ class EmotionPipeline(ChunkPipeline):
             yield self._of_arrays(row, streams, name)
 
     def _opened(self, path, damage, streams, action_units_folder, extractor):
-        library, rate = _installed("inference"), self.processor.feature_extractor.sampling_rate
+        library, rate = _installed("inference.recordings"), self.processor.feature_extractor.sampling_rate
         picture = True if streams == "audio" or action_units_folder is not None else _has_picture(path)
         if picture is False and streams == "video":
             raise ValueError(f"{path.name} has no picture, but `streams` is 'video'.")
@@ -271,7 +271,7 @@ class EmotionPipeline(ChunkPipeline):
             return _sound_alone(path, self.processor.feature_extractor, streams, picture)
         # The error of an unreadable file comes from reading its sound, before any extractor is looked for.
         only_sound = streams == "audio" or (streams == "both" and not picture)
-        faces = None if only_sound else self._faces(library, action_units_folder, extractor)
+        faces = None if only_sound else self._faces(action_units_folder, extractor)
         rates = {"sampling_rate": rate, "frame_rate": self.processor.feature_extractor.video_frame_rate}
         streams = "audio" if only_sound else streams
         recording = library.open_recording(path, faces, streams=streams, damage=damage, **rates)
@@ -279,10 +279,11 @@ class EmotionPipeline(ChunkPipeline):
             recording.notes.append(f"{path.name} has no picture: only its sound is used.")
         return recording
 
-    def _faces(self, library, action_units_folder, extractor):
+    def _faces(self, action_units_folder, extractor):
         """Where features come from; looked for once, for it may be read from disk."""
         if self._known_faces[0] != (action_units_folder, extractor):
-            found = library.find_faces(self.processor.feature_extractor, action_units_folder, extractor)
+            find_faces = _installed("inference.faces").find_faces
+            found = find_faces(self.processor.feature_extractor, action_units_folder, extractor)
             self._known_faces = (action_units_folder, extractor), found
         return self._known_faces[1]
 
@@ -416,7 +417,7 @@ def _track_of(clip):
     """(action units, success, timestamps) of a dict, or `None`."""
     units = clip.get("action_units")
     if isinstance(units, str | Path):
-        library = _installed("features")
+        library = _installed("features.tables")
         return _npz(units) if library is None else _table(library, units)
     if units is None or len(units) == 0:
         return None

@@ -682,7 +682,7 @@ def _resampled(samples, rate, wanted, what):
 
 def read_audio_file(source: str | Path | bytes, sampling_rate: int, name: str | None = None) -> np.ndarray:
     """
-    Mono samples of a sound or video file at `sampling_rate`: by `modeling_aver.features` where that is installed, and
+    Mono samples of a sound or video file at `sampling_rate`: by `modeling_aver.io` where that is installed, and
     by PyAV alone where only the files beside the weights are.
 
     Args:
@@ -694,14 +694,14 @@ def read_audio_file(source: str | Path | bytes, sampling_rate: int, name: str | 
         `np.ndarray` of shape `(num_samples,)`: float32. Sample 0 is the first moment of the container.
     """
     try:
-        library = importlib.import_module("modeling_aver.features")
+        library = importlib.import_module("modeling_aver.io.media")
     except ImportError:
         return _decoded(source, sampling_rate, name)
     return library.read_audio(source, sampling_rate, name)
 
 
 def _decoded(source, sampling_rate, name=None):
-    """What `modeling_aver.features.read_audio` returns, with fewer checks."""
+    """What `modeling_aver.io.media.read_audio` returns, with fewer checks."""
     name = name or ("audio" if isinstance(source, bytes) else Path(source).name)
     av = _pyav(f"{name} is a media file")
     file = io.BytesIO(source) if isinstance(source, bytes) else str(Path(source).resolve())

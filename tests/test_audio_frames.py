@@ -2,22 +2,13 @@
 
 import pytest
 import torch
-from conftest import AUDIO_ENCODERS, aver_config, aver_model
-from test_modeling import clips, padded
+from support.batches import clips, padded, with_statistics
+from support.models import AUDIO_ENCODERS, aver_config, aver_model
 
 from modeling_aver import AverConfig
 from modeling_aver.audio_encoders import ChannelStandardization, LayerMix, pool_frames
 
 HEARD = {"audio_layers": [0, 1, 2], "audio_pooling_stride": 3, "audio_normalization": "standardize"}
-
-
-def with_statistics(model, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    shape = model.aver.audio_standardization.mean.shape
-    model.aver.audio_standardization.set_statistics(
-        torch.randn(shape, generator=generator), 0.5 + torch.rand(shape, generator=generator)
-    )
-    return model
 
 
 @pytest.mark.parametrize("audio", AUDIO_ENCODERS)

@@ -11,10 +11,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from conftest import audio_config
-from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save
-from test_train_hf import TINY
+from support.loopback_hub import LoopbackHub
+from support.models import audio_config
+from support.training import TINY
 from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 
 from modeling_aver import AverConfig, AverForEmotionClassification, AverProcessor

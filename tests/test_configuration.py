@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import AUDIO_ENCODERS, audio_config, aver_config
+from support.models import AUDIO_ENCODERS, audio_config, aver_config
 from transformers import AutoConfig, WhisperConfig
 
 from modeling_aver import AverConfig

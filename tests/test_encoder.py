@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import aver_config
+from support.models import aver_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_aver import AverConfig, FusionEncoder

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import aver_config, aver_model
+from support.models import aver_config, aver_model
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification
 
 from modeling_aver import AverForEmotionClassification, AverProcessor

@@ -16,24 +16,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import aver_config, aver_model
-from made_up_extractor import Brightness, BrightnessInPassing
-from made_up_media import cut, tone, write_video
+from support.fake_extractor import Brightness, BrightnessInPassing
+from support.media import cut, tone, write_video
+from support.models import aver_config, aver_model
 from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from datasets_scripts import SAMPLE_DIR, load_crema_d
 from modeling_aver import AverFeatureExtractor, AverProcessor, EmotionPipeline, pipeline_aver, processing_aver
-from modeling_aver.analysis import alignments
-from modeling_aver.features import (
-    ExtractorUnavailableError,
-    MediaError,
-    read_audio,
-    read_openface,
-    read_timestamps,
-    write_features,
-)
-from modeling_aver.features.openface import ACTION_UNITS
+from modeling_aver.analysis.dynamics import alignments
+from modeling_aver.features.base import ExtractorUnavailableError
+from modeling_aver.features.openface_csv import ACTION_UNITS, read_openface
+from modeling_aver.features.tables import write_features
+from modeling_aver.io.media import MediaError, read_audio, read_timestamps
 
 TASK = "audio-visual-emotion-recognition"
 CLIP = "1001_DFA_HAP_XX"
@@ -329,7 +324,7 @@ def test_the_extractor_runs_once_for_an_input(recognize, clip, monkeypatch):
 
 @pytest.mark.parametrize("window", [None, 1.0])
 def test_a_sound_file_needs_no_extractor(recognize, clip, monkeypatch, tmp_path, window):
-    monkeypatch.setattr("modeling_aver.inference.find_faces", None)
+    monkeypatch.setattr("modeling_aver.inference.faces.find_faces", None)
     answer = recognize(str(WAV), window=window)
     assert answer["streams"] == ["audio"] and answer["face"] is None
     assert answer["notes"] == [f"{WAV.name} has no picture: only its sound is used."]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import AUDIO_ENCODERS, aver_config, aver_model
+from support.models import AUDIO_ENCODERS, aver_config, aver_model
 from transformers import AutoFeatureExtractor, AutoProcessor, SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
 
 from datasets_scripts import SAMPLE_DIR, load_crema_d

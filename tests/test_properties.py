@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import aver_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import aver_config
 
 from datasets_scripts.splits import cut_validation
 from modeling_aver.encoder import FusionEncoder
-from modeling_aver.features import FaceTrack, FeatureIdentity, read_features
-from modeling_aver.features.table import write_features
+from modeling_aver.features.base import FaceTrack, FeatureIdentity
+from modeling_aver.features.tables import read_features, write_features
 from modeling_aver.losses import cross_temporal_matching_loss
 from modeling_aver.positions import frame_timestamps, rotary_angles, rotate
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.torch import load_file
-from test_train_hf import ROOT, TINY
+from support.training import ROOT, TINY
 
 from modeling_aver.training.checkpoints import ASIDE, find_checkpoints
 

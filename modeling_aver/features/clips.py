@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from .media import MediaError
+from ..io.media import MediaError
 from .report import Outcome
 
 VIDEO_SUFFIXES = frozenset(

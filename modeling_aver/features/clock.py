@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .extractor import FaceTrack, FeatureIdentity
-from .media import MediaError, MissingStreamError, read_timestamps
+from ..io.media import MediaError, MissingStreamError, read_timestamps
+from .base import FaceTrack, FeatureIdentity
 
 LONG = 30.0  # seconds; longer recordings are no single utterance, and are answered window by window
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .extractor import ExtractorUnavailableError, FaceTrack, FeatureIdentity
-from .media import read_frames
-from .whole import clear_stale, write_whole
+from ..io.atomic import clear_stale, write_whole
+from ..io.media import read_frames
+from .base import ExtractorUnavailableError, FaceTrack, FeatureIdentity
 
 MODEL_URL = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"

@@ -8,8 +8,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .extractor import ExtractorUnavailableError
-from .whole import digest_of
+from ..io.atomic import digest_of
+from .base import ExtractorUnavailableError
 
 FOLDERS = ("model", "AU_predictors")
 

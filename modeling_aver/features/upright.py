@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .media import LOCAL_ONLY, MediaError, timed_frames
+from ..io.media import LOCAL_ONLY, MediaError, timed_frames
 
 COPY = "copy.mkv"
 COPY_RATE = 30  # Hz of a copy. Its own timestamps are never used

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..features.progress import count_progress
+from ..io.progress import count_progress
 
 WIDEST = 10_000  # columns of a table that goes to a file
 

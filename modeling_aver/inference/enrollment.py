@@ -3,10 +3,11 @@
 import torch
 from rich.console import Console
 
-from ..features import ExtractionError, MediaError
-from ..features.progress import count_progress
+from ..features.base import ExtractionError
+from ..io.media import MediaError
+from ..io.progress import count_progress
 from ..pipeline_aver import STREAMS
-from ..training.profiles import ProfileEstimator
+from ..training.speaker_statistics import ProfileEstimator
 from ..windows import cut
 from .recordings import log_notes, open_recording
 

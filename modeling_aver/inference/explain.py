@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from ..analysis import Alignment, alignments
-from ..features import ExtractionError, MediaError
+from ..analysis.dynamics import Alignment, alignments
+from ..features.base import ExtractionError
 from ..features.report import missing_reasons
-from ..features.whole import write_whole
-from .explanation_pictures import STREAM_WORDS, alignment_picture, attention_picture, occlusion_picture
+from ..io.atomic import write_whole
+from ..io.media import MediaError
+from .explain_plots import STREAM_WORDS, alignment_picture, attention_picture, occlusion_picture
 from .onnx_model import check_installed
 from .recordings import is_longer, log_notes, longest_at_once, open_recording, read_at_once
 from .sync import estimate_offset

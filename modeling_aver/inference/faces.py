@@ -3,19 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets_scripts.tracks import TrackFolder
+from modeling_aver.features.track_folder import TrackFolder
 
-from ..features import (
-    Extractor,
-    ExtractorUnavailableError,
-    FeatureIdentity,
-    MediaError,
-    MissingStreamError,
-    check_same_features,
-    face_frames,
-    find_extractor,
-)
+from ..features.base import Extractor, ExtractorUnavailableError, FeatureIdentity, check_same_features, face_frames
 from ..features.clock import calibration_note, on_stream_clock
+from ..features.extraction import find_extractor
+from ..io.media import MediaError, MissingStreamError
 from .recordings import outline_of
 
 TABLES_CHOICE = "Give precomputed features (--action-units-folder FOLDER, one table per clip)."

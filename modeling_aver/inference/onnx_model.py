@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..configuration_aver import AverConfig
-from ..features.whole import digest_of
+from ..io.atomic import digest_of
 from ..modeling_aver import AverClassifierOutput
 
 FILE = "model.onnx"

@@ -14,19 +14,19 @@ from pathlib import Path
 from transformers import AutoConfig, pipeline
 
 from ..configuration_aver import AverConfig
-from ..features import ExtractionError, ExtractorUnavailableError, MediaError
-from ..features.media import read_bytes
+from ..features.base import ExtractionError, ExtractorUnavailableError
 from ..features.report import missing_reasons
-from ..features.whole import WriteError, alone, clear_stale, too_long, write_whole
+from ..features.speaker_profile import SpeakerProfile
+from ..io.atomic import WriteError, alone, clear_stale, too_long, write_whole
+from ..io.media import MediaError, read_bytes
 from ..pipeline_aver import HOPS, STREAMS, TASK, EmotionPipeline
 from ..processing_aver import AverProcessor
-from ..speaker_profile import SpeakerProfile
 from ..training.model_source import check_model_source
 from ..windows import check_window
-from .formats import FORMATS, check_formats, write_timeline
 from .onnx_model import OnnxModel, runtime_of
 from .recordings import is_longer, longest_at_once, open_recording, read_at_once
 from .sync import add_warning, combine, listening
+from .timeline_formats import FORMATS, check_formats, write_timeline
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import av
 
-from ..features import MediaError, MissingStreamError, read_sound
-from ..features.media import LOCAL_ONLY
+from ..io.media import LOCAL_ONLY, MediaError, MissingStreamError, read_sound
 from ..windows import LONGEST, Recording, cut
 
 logger = logging.getLogger(__name__)

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from ..analysis import alignments, check_matching
-from ..features import ExtractionError, FeatureIdentity, MediaError
+from ..analysis.dynamics import alignments, check_matching
+from ..features.base import ExtractionError, FeatureIdentity
 from ..features.report import missing_reasons
-from ..features.whole import write_whole
+from ..io.atomic import write_whole
+from ..io.media import MediaError
 from ..modeling_aver import AverForEmotionClassification
 from ..windows import cut
 from .display import print_table
@@ -35,7 +36,7 @@ SHORTEST = 1.0  # seconds that both streams must last in a window
 BATCH_SIZE = 4  # windows
 SURROGATES = 32
 LARGE = 0.15  # seconds. Viewers notice sound 0.125 s late or 0.045 s early (ITU-R BT.1359); estimates err by as much
-CONFIDENT = 4.0  # deviations; unrelated streams rarely have more (tests/test_sync.py)
+CONFIDENT = 4.0  # deviations; unrelated streams rarely have more (tests/inference/test_sync.py)
 
 
 @dataclass(frozen=True)

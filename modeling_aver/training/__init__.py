@@ -1,1 +1,1 @@
-"""Training: arguments, batches, the Trainer, metrics and what a run leaves behind."""
+"""Arguments, one training run, its Trainer, checkpoints, samplers, collation, feature cache."""

@@ -12,10 +12,10 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from ..configuration_aver import AverConfig
-from ..features.media import one_line
+from ..evaluation.results import PROTOCOLS
+from ..io.media import one_line
 from .adapters import require_peft
 from .processes import check_world_size, join_processes_on_cpus
-from .results import PROTOCOLS
 
 CLASS_WEIGHTS = ("none", "balanced")
 LORA_TARGETS = ["q_proj", "v_proj"]  # Hu et al. 2021, section 7.1: of few weights, these two are the best to adapt

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers.trainer_pt_utils import safe_globals
 
-from ..features.whole import digest_of
-from .folds import ARGUMENTS
+from ..evaluation.cross_validation import ARGUMENTS
+from ..io.atomic import digest_of
 from .processes import raise_any
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..features import read_audio
+from ..io.media import read_audio
 
 
 class AverDataCollator:

@@ -5,7 +5,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast, broadcast_object_list
 from torch.utils.data import DataLoader
 
-from ..features.progress import count_progress
+from ..io.progress import count_progress
 from .collation import AverDataCollator
 from .feature_cache import clip_key
 

@@ -18,8 +18,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..features.media import read_bytes
-from ..features.whole import clear_stale, write_whole
+from ..io.atomic import clear_stale, write_whole
+from ..io.media import read_bytes
 
 logger = logging.getLogger(__name__)
 

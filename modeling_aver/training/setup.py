@@ -6,15 +6,15 @@ import torch
 from transformers import AutoConfig
 
 from ..configuration_aver import AverConfig
-from ..features import check_same_features
+from ..features.base import check_same_features
 from ..modeling_aver import AverForEmotionClassification
 from ..processing_aver import AverFeatureExtractor, AverProcessor
 from .adapters import add_lora
 from .collation import AverDataCollator
 from .encoding import fill_cache, fit_audio_standardization
 from .feature_cache import FeatureCache
-from .profiles import audio_identity, profiles_of_clips
 from .saved_model import check_saved_model
+from .speaker_statistics import audio_identity, profiles_of_clips
 
 
 def build_processor(model_args, train_dataset, feature_identity=None):

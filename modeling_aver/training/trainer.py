@@ -14,9 +14,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..modeling_aver import IGNORED_LABEL
 from .checkpoints import ASIDE, clean_folder, find_checkpoints, put_in_place, rotate
-from .fillers import ClipsWithFillers, fill_last_batches
+from .even_batches import ClipsWithFillers, fill_last_batches
 from .modality_dropout import drop_streams
-from .sampling import EpochOfSampler, EpochSampler
+from .samplers import EpochOfSampler, EpochSampler
 
 LOSS_PARTS = ("classification_loss", "ctm_loss")
 

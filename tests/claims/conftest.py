@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 
 import pytest
-from loopback_hub import LoopbackHub
+from support.loopback_hub import LoopbackHub
 
 from .reader import Reader, open_writable_hub, publish_encoders
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from transformers import HfArgumentParser
 
-from modeling_aver.cli import app
+from modeling_aver.cli.main import app
 from modeling_aver.training.arguments import AverTrainingArguments, DataArguments, ModelArguments
 
 from .documented import ROOT, commands_in

@@ -16,11 +16,11 @@ from urllib.request import urlopen
 import pytest
 import torch
 import yaml
-from conftest import SHARED, audio_config
-from made_up_corpora import tiny_openface, tiny_sound
-from made_up_openface import write_models, write_openface
 from packaging.requirements import Requirement
-from remade_media import CLIPS, clip, joined, remake
+from support.corpora import tiny_openface, tiny_sound
+from support.fake_openface import write_models, write_openface
+from support.models import SHARED, audio_config
+from support.reencoded_media import CLIPS, clip, joined, remake
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -309,7 +309,7 @@ def write_environment(folder):
     (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: modeling-aver\nVersion: {__version__}\n")
     python = folder / "bin" / "python"
     starts = {
-        "aver": ("modeling_aver.cli", "run"),
+        "aver": ("modeling_aver.cli.main", "run"),
         "torchrun": ("torch.distributed.run", "main"),
         "accelerate": ("accelerate.commands.accelerate_cli", "main"),
     }

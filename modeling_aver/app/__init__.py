@@ -1,0 +1,1 @@
+"""The web page, and the folder of a Hugging Face Space."""

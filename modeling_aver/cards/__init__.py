@@ -1,0 +1,1 @@
+"""Model cards, their plots, and the push of a finished run."""

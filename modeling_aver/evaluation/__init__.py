@@ -1,0 +1,1 @@
+"""Metrics, bootstrap intervals, comparison of runs, results files, cross-validation."""

@@ -1,0 +1,1 @@
+"""Files and networks: atomic writes, media decoding, archives, downloads, console output."""
