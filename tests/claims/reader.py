@@ -18,7 +18,7 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 from support.corpora import tiny_openface, tiny_sound
-from support.fake_openface import write_openface
+from support.fake_openface import write_models, write_openface
 from support.models import SHARED, audio_config
 from support.reencoded_media import CLIPS, clip, joined, remake
 from transformers import (
@@ -106,6 +106,8 @@ class Reader:
             "RAVDESS": self._ravdess,
             "RECIPE.yaml": self._recipe,
             "path/to/OpenFace": write_openface,
+            "path/to/models": write_models,
+            "tables": self._tables,
             "runs/demo": self._demo,
             "runs/a": self._demo,
             **dict.fromkeys(("MODEL", "runs/b", "runs/calibrated"), self._model),
@@ -174,6 +176,7 @@ class Reader:
         return subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", script],
             **{"cwd": folder, "env": self.variables(text), "text": True, "start_new_session": True},
+            preexec_fn=_heed_ctrl_c,
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
         )
 
@@ -213,7 +216,7 @@ class Reader:
 
     @staticmethod
     def _interview(path):
-        remake(path.with_suffix(".mp4"), *joined(12.0)).rename(path)
+        remake(path.with_suffix(".mp4"), *joined(6.0)).rename(path)
 
     @staticmethod
     def _clip(path):
@@ -224,6 +227,10 @@ class Reader:
         folder.mkdir()
         for path in CLIPS[:2]:
             shutil.copy(path, folder)
+
+    @staticmethod
+    def _tables(folder):
+        shutil.copytree(ROOT / "datasets_scripts" / "sample" / "OpenFace", folder)
 
     @staticmethod
     def _my_clips(folder):
@@ -284,6 +291,11 @@ class Reader:
             clone,
         )
         (clone / "MODEL").rename(folder)
+
+
+def _heed_ctrl_c():
+    """A shell that starts the tests in its background makes them, and what they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def write_environment(folder):
