@@ -25,6 +25,7 @@ from datasets_scripts import SAMPLE_DIR, load_crema_d
 from datasets_scripts.schema import wav_bytes
 from modeling_aver import AverProcessor
 from modeling_aver.cli.main import app
+from modeling_aver.training import run as training_run
 from modeling_aver.training import trainer as trainer_module
 from modeling_aver.training.checkpoints import ASIDE, find_checkpoints, problem_of
 from modeling_aver.training.collation import AverDataCollator
@@ -87,7 +88,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_keeps_the_earlier_ones_and_resume_g
 def test_a_disk_that_is_full_at_the_end_is_told_and_resume_finishes(recipe, undisturbed, disk, monkeypatch, moment):
     where, name = {
         "the model": (AverTrainer, "save_finished"),
-        "the results": (train_hf, "write_results"),
+        "the results": (training_run, "write_results"),
     }[moment]
     original = getattr(where, name)
 
