@@ -189,7 +189,7 @@ def by_paths(tmp_path):
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_sound_that_goes_while_it_is_trained_on_is_named(recipe, by_paths, tmp_path, monkeypatch, workers):
     data, sounds = by_paths
-    original = train_hf.Rehearsal
+    original = training_run.Rehearsal
 
     class Thief(TrainerCallback):
         def on_train_begin(self, *args, **kwargs):
@@ -243,7 +243,7 @@ def test_weights_that_are_no_numbers_never_take_the_place_of_good_ones(recipe, u
                 with torch.no_grad():
                     model.classifier.bias[0] = torch.nan
 
-    original = train_hf.Rehearsal
+    original = training_run.Rehearsal
     with monkeypatch.context() as patch:
         patch.setattr(AverTrainer, "add_callback", add_after(AverTrainer, original, Poison()))
         with pytest.raises(ValueError, match="1 weights are not finite .* classifier.bias: they are not saved.*-2"):

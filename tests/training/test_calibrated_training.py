@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.calibration import recipe  # noqa: F401 (fixtures)
 from support.commands import aver
 from support.feature_cache import losses_of
 from support.training import own_clips  # noqa: F401 (fixtures)
