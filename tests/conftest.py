@@ -1,6 +1,8 @@
 """Fixtures of all tests. What is not a fixture lies in `support/`."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -34,3 +36,10 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("waits for the development material in ../shared")
     return SHARED
+
+
+@pytest.fixture
+def short_folder():
+    """A temporary folder for TMPDIR: sockets of worker processes lie in it, and their paths hold 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)

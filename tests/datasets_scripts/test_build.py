@@ -217,8 +217,8 @@ def test_clips_of_ones_own_are_built_by_their_csv(tmp_path):
 ROUND_TRIP = """
     import json, sys
     from datasets import load_dataset
-    from datasets_scripts.built import Build, push_build
-    from datasets_scripts.check import check_columns
+    from datasets_scripts.hub.record import Build, push_build
+    from datasets_scripts.validation import check_columns
 
     folder, found = sys.argv[1], {}
     push_build(folder, "org/crema-d-au")

@@ -499,9 +499,8 @@ def running(pid, patience=5.0):
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_openface_and_its_folder_end_with_the_command(tmp_path, number, workers):
-    program, work = write_openface(tmp_path / "OpenFace"), tmp_path / "work"
-    work.mkdir()
+def test_openface_and_its_folder_end_with_the_command(tmp_path, short_folder, number, workers):
+    program, work = write_openface(tmp_path / "OpenFace"), short_folder
     write_video(tmp_path / "hang.mp4")
     options = ["--out", tmp_path / "out", "--backend", "openface", "--openface", program, "--workers", workers]
     with start(tmp_path / "hang.mp4", *options, TMPDIR=str(work)) as process:
