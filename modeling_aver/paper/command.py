@@ -15,10 +15,8 @@ from ..training.model_source import check_model_source
 from .experiments import find_experiment
 from .figure3 import draw_figure3
 from .results import read_runs
-from .runner import plan_experiment, run_jobs
+from .runner import RECIPES, plan_experiment, run_jobs
 from .tables import experiment_table, notes_of, print_table, write_tables
-
-RECIPES = Path(__file__).parents[1] / "training" / "recipes"
 
 
 def reproduce_experiment(name, recipe=None, out=None, *, flags=(), processes=1, only=None, clip=None):

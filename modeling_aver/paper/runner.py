@@ -22,6 +22,8 @@ from .experiments import SIZES, VARIED, Experiment, Row
 LOG = "train.log"
 _SHOWN = 12  # last lines of the log of a run that failed
 
+RECIPES = Path(__file__).parents[1] / "training" / "recipes"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -241,7 +243,7 @@ def _check_arguments(experiment, model_args, data_args, training_args):
 
 def _command(experiment, recipe, out, flags, processes):
     several = ("--processes", str(processes)) if processes > 1 else ()
-    carried = Path(recipe).parent == Path(__file__).parents[1] / "training" / "recipes"
+    carried = Path(recipe).parent == RECIPES
     recipe = Path(recipe).stem if carried else str(recipe)
     words = ("aver", "reproduce", experiment.name, recipe, "--out", str(out), *several, *flags)
     return portable_results({"command": shlex.join(words), "dataset": {}})["command"]

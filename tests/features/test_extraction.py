@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from support.extraction import by_name, tables
+from support.extraction import alive, by_name, tables
 from support.fake_extractor import Brightness, calls
 from support.fake_openface import write_openface
 from support.media import cut, flip, tone, write_sound, write_video
@@ -468,7 +468,7 @@ def test_killed_halfway_and_started_again_it_gives_what_one_run_gives(blendshape
         workers = descendants(process.pid)
         os.kill(process.pid, signal.SIGKILL)
     assert 2 <= len(tables(tmp_path / "out")) < 6 and workers
-    assert not any(running(pid) for pid in workers)
+    assert not any(alive(pid, 5.0) for pid in workers)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
     with start(VIDEOS, "--out", tmp_path / "out", "--workers", 2, **blendshapes) as process:
         output, _ = process.communicate(timeout=120)
@@ -484,16 +484,6 @@ def test_killed_halfway_and_started_again_it_gives_what_one_run_gives(blendshape
 def descendants(pid):
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children] + [one for child in children for one in descendants(int(child))]
-
-
-def running(pid, patience=5.0):
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
-        status = Path(f"/proc/{pid}/stat")
-        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.slow
@@ -512,7 +502,7 @@ def test_openface_and_its_folder_end_with_the_command(tmp_path, short_folder, nu
         assert len(list(work.glob("aver-openface-*"))) == 1
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and not any(map(running, pids))
+    assert process.returncode != 0 and not any(alive(pid, 5.0) for pid in pids)
     until = time.monotonic() + 10
     while list(work.glob("aver-openface-*")) and time.monotonic() < until:
         time.sleep(0.05)

@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from support.extraction import alive
 from support.fake_openface import write_models, write_openface, write_runtime
 from support.faults import full_disk
 from support.media import MILLISECOND, cut, tone, write_video
@@ -455,17 +456,6 @@ def test_a_hang_is_stopped_with_all_that_it_started(tmp_path, program, monkeypat
 def pids(program):
     """Of the stand-in that hangs, and of what it started."""
     return [int(word) for word in (program.parent / "child.txt").read_text().split()]
-
-
-def alive(pid, patience=2.0):
-    """Whether a process still runs; one that is dead and not yet buried does not."""
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
-        status = Path(f"/proc/{pid}/stat")
-        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.parametrize("seconds, limit", [(0.2, 2.0), (150.0, 5.0)])

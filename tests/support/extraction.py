@@ -1,5 +1,6 @@
 """What an extraction wrote, by clip."""
 
+import time
 from pathlib import Path
 
 
@@ -10,3 +11,14 @@ def tables(out):
 
 def by_name(report):
     return {Path(outcome.clip).name: outcome for outcome in report.outcomes}
+
+
+def alive(pid, patience=2.0):
+    """Whether a process still runs; one that is dead and not yet buried does not."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
+        time.sleep(0.05)
+    return True
